@@ -1,0 +1,102 @@
+#include "base/system.h"
+
+#include <sched.h>
+
+#include <algorithm>
+#include <charconv>
+#include <filesystem>
+#include <fstream>
+#include <limits>
+#include <optional>
+#include <sstream>
+#include <string>
+
+namespace bloomery {
+namespace {
+
+constexpr std::uint64_t kUnlimited = std::numeric_limits<std::uint64_t>::max();
+
+std::optional<std::string> FirstLine(const std::string& path) {
+  std::ifstream file(path);
+  std::string line;
+  if (!std::getline(file, line)) return std::nullopt;
+  return line;
+}
+
+// A cgroup limit file: a number, or "max" for none.
+std::optional<std::uint64_t> ReadNumber(const std::string& path) {
+  const auto line = FirstLine(path);
+  if (!line) return std::nullopt;
+  if (*line == "max") return kUnlimited;
+  std::uint64_t value = 0;
+  const auto [end, error] = std::from_chars(line->data(), line->data() + line->size(), value);
+  if (error != std::errc() || end == line->data()) return std::nullopt;
+  return value;
+}
+
+// "MemAvailable:  123 kB" style files.
+std::uint64_t ReadKbField(const std::string& path, const std::string& field) {
+  std::ifstream file(path);
+  for (std::string line; std::getline(file, line);) {
+    if (line.rfind(field, 0) == 0) {
+      std::istringstream rest(line.substr(field.size()));
+      std::uint64_t kilobytes = 0;
+      rest >> kilobytes;
+      return kilobytes * 1024;
+    }
+  }
+  return 0;
+}
+
+// Folder of this process in the unified (v2) hierarchy, "" when there is none.
+std::string CgroupV2Folder() {
+  std::ifstream file("/proc/self/cgroup");
+  for (std::string line; std::getline(file, line);) {
+    if (line.rfind("0::", 0) == 0) return "/sys/fs/cgroup" + line.substr(3);
+  }
+  return "";
+}
+
+// A limit set on any ancestor binds too, so the walk goes up to the root of the hierarchy.
+std::uint64_t CgroupMemoryLeft() {
+  std::uint64_t left = kUnlimited;
+  const auto consider = [&left](const std::string& limit_file, const std::string& usage_file) {
+    const auto limit = ReadNumber(limit_file);
+    const auto usage = ReadNumber(usage_file);
+    if (limit && usage && *limit != kUnlimited) left = std::min(left, *limit > *usage ? *limit - *usage : 0);
+  };
+  for (std::filesystem::path folder = CgroupV2Folder(); folder.string().starts_with("/sys/fs/cgroup");
+       folder = folder.parent_path()) {
+    consider(folder / "memory.max", folder / "memory.current");
+  }
+  consider("/sys/fs/cgroup/memory/memory.limit_in_bytes", "/sys/fs/cgroup/memory/memory.usage_in_bytes");
+  return left;
+}
+
+int CgroupCpuQuota() {
+  const std::string folder = CgroupV2Folder();
+  const auto line = folder.empty() ? std::nullopt : FirstLine(folder + "/cpu.max");
+  if (!line) return std::numeric_limits<int>::max();
+  std::istringstream fields(*line);
+  double quota = 0;
+  double period = 0;
+  if (!(fields >> quota >> period) || period <= 0) return std::numeric_limits<int>::max();
+  return std::max(1, static_cast<int>((quota + period - 1) / period));
+}
+
+}  // namespace
+
+std::uint64_t AvailableMemoryBytes() {
+  return std::min(ReadKbField("/proc/meminfo", "MemAvailable:"), CgroupMemoryLeft());
+}
+
+std::uint64_t PeakRssBytes() { return ReadKbField("/proc/self/status", "VmHWM:"); }
+
+int UsableCores() {
+  cpu_set_t mask;
+  CPU_ZERO(&mask);
+  const int affinity = sched_getaffinity(0, sizeof(mask), &mask) == 0 ? CPU_COUNT(&mask) : 1;
+  return std::max(1, std::min(affinity, CgroupCpuQuota()));
+}
+
+}  // namespace bloomery

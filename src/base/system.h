@@ -1,0 +1,20 @@
+// What this process may use of the machine: memory under its cgroup, cores under its affinity mask, and what
+// it has used so far.
+#pragma once
+
+#include <cstdint>
+
+namespace bloomery {
+
+// Bytes that can still be allocated without swapping: the smaller of MemAvailable and what the cgroup (v2 or
+// v1) leaves.
+std::uint64_t AvailableMemoryBytes();
+
+// High-water mark of resident memory of this process, in bytes (VmHWM).
+std::uint64_t PeakRssBytes();
+
+// Cores this process may run on: its affinity mask, further cut by a cgroup CPU quota (rounded up). At
+// least 1.
+int UsableCores();
+
+}  // namespace bloomery
