@@ -19,11 +19,12 @@ std::unexpected<Error> WrongType(std::string_view key, std::string_view expected
 
 }  // namespace
 
-Result<json::value> ParseJson(std::string_view text, std::string_view what) {
+Result<json::value> ParseJson(std::string_view text, std::string_view what, json::memory_resource* arena) {
   json::parse_options options;
   options.max_depth = kMaxDepth;
   try {
     json::stream_parser parser({}, options);
+    if (arena != nullptr) parser.reset(json::storage_ptr(arena));
     boost::system::error_code error;
     const std::size_t used = parser.write(text.data(), text.size(), error);
     if (!error) parser.finish(error);

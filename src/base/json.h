@@ -16,7 +16,10 @@ namespace json = boost::json;
 
 // Parses one JSON document. `what` names it in errors ("config.json", "request body"). Nesting deeper than 64
 // levels, trailing text, and invalid UTF-8 are kInvalidArgument with the byte offset.
-Result<json::value> ParseJson(std::string_view text, std::string_view what);
+// `arena`: where the document's memory comes from, for large files (the default is the heap); it must outlive
+// the value.
+Result<json::value> ParseJson(std::string_view text, std::string_view what,
+                              json::memory_resource* arena = nullptr);
 
 // Look-ups in an object. A key that is absent or null gives nullopt; one of another type, or an integer that
 // does not fit, is kInvalidArgument naming the key.

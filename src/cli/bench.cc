@@ -1,0 +1,186 @@
+// bloomery bench: latency and throughput of one model on this machine, beside the limit that its memory sets.
+#include <sys/utsname.h>
+
+#include <chrono>
+#include <fstream>
+#include <random>
+
+#include "base/system.h"
+#include "cli/commands.h"
+#include "cli/session.h"
+#include "loadgen/report.h"
+
+namespace bloomery {
+namespace {
+
+using Clock = std::chrono::steady_clock;
+
+// Long enough for several passes over a buffer far larger than the caches.
+constexpr int kBandwidthBudgetMs = 1500;
+
+struct BenchFlags {
+  ModelFlags model;
+  int batch_size = 4;
+  int prompt_tokens = 32;
+  int max_new_tokens = 256;
+  int iterations = 10;
+  int warmup = 1;
+  std::string format = "table";
+  std::string instance;
+};
+
+struct Iteration {
+  double total_ms = 0;
+  double ttft_ms = 0;
+};
+
+double MillisecondsSince(Clock::time_point start) {
+  return std::chrono::duration<double, std::milli>(Clock::now() - start).count();
+}
+
+// "AMD EPYC 9R14, 2 threads"
+std::string InstanceName(int threads) {
+  std::ifstream file("/proc/cpuinfo");
+  std::string name = "unknown CPU";
+  for (std::string line; std::getline(file, line);) {
+    if (line.rfind("model name", 0) != 0) continue;
+    name = line.substr(line.find(':') + 2);
+    break;
+  }
+  return fmt::format("{}, {} threads", name, threads);
+}
+
+std::vector<std::int32_t> RandomPrompt(int tokens, std::int64_t vocab, std::uint32_t seed) {
+  std::mt19937 generator(seed);
+  // The first ids are special tokens in every family.
+  std::uniform_int_distribution<std::int32_t> id(
+      std::min<std::int32_t>(4, static_cast<std::int32_t>(vocab) - 1), static_cast<std::int32_t>(vocab) - 1);
+  std::vector<std::int32_t> prompt(static_cast<std::size_t>(tokens));
+  for (std::int32_t& token : prompt) token = id(generator);
+  return prompt;
+}
+
+// One batch: every request submitted together, timed to the last token of the last.
+Result<Iteration> RunBatch(Engine& engine, const BenchFlags& flags) {
+  const auto queue = std::make_shared<EventQueue>();
+  const auto start = Clock::now();
+  for (int i = 0; i < flags.batch_size; ++i) {
+    GenerationRequest request;
+    request.id = static_cast<std::uint64_t>(i) + 1;
+    request.prompt =
+        RandomPrompt(flags.prompt_tokens, engine.info().vocab_size, static_cast<std::uint32_t>(i));
+    request.sampling.max_new_tokens = flags.max_new_tokens;
+    request.sampling.ignore_eos = true;
+    engine.Submit(std::move(request), queue);
+  }
+  Iteration iteration;
+  std::vector<bool> started(static_cast<std::size_t>(flags.batch_size) + 1, false);
+  for (int done = 0; done < flags.batch_size;) {
+    if (InterruptGuard::interrupted()) return Fail(ErrorCode::kCancelled, "interrupted");
+    auto item = queue->Next(std::chrono::milliseconds(20));
+    if (!item) continue;
+    if (std::holds_alternative<TokenEvent>(item->second) && !started[item->first]) {
+      started[item->first] = true;
+      iteration.ttft_ms = MillisecondsSince(start);
+    }
+    if (auto* failed = std::get_if<FailedEvent>(&item->second))
+      return std::unexpected(std::move(failed->error));
+    done += std::holds_alternative<DoneEvent>(item->second) ? 1 : 0;
+  }
+  iteration.total_ms = MillisecondsSince(start);
+  return iteration;
+}
+
+Result<std::vector<Iteration>> RunIterations(Engine& engine, const BenchFlags& flags) {
+  std::vector<Iteration> iterations;
+  for (int i = -flags.warmup; i < flags.iterations; ++i) {
+    ASSIGN_OR_RETURN(const Iteration iteration, RunBatch(engine, flags));
+    fmt::print(stderr, "{} {}: {:.0f} ms, first tokens after {:.0f} ms\n", i < 0 ? "warm-up" : "iteration",
+               i < 0 ? i + flags.warmup + 1 : i + 1, iteration.total_ms, iteration.ttft_ms);
+    if (i >= 0) iterations.push_back(iteration);
+  }
+  return iterations;
+}
+
+BenchReport Summarise(const BenchFlags& flags, const std::vector<Iteration>& iterations,
+                      const Session& session, double bandwidth) {
+  std::vector<double> totals;
+  std::vector<double> ttfts;
+  std::vector<double> decodes;
+  for (const Iteration& iteration : iterations) {
+    totals.push_back(iteration.total_ms);
+    ttfts.push_back(iteration.ttft_ms);
+    decodes.push_back(iteration.total_ms - iteration.ttft_ms);
+  }
+  const ModelInfo& info = session.engine->info();
+  BenchReport report;
+  report.model = info.name;
+  report.library = "bloomery " BLOOMERY_VERSION;
+  report.precision = info.dtype;
+  report.batch = flags.batch_size;
+  report.instance = flags.instance.empty() ? InstanceName(session.device->threads()) : flags.instance;
+  report.load_s = session.load_s;
+  report.p50_ms = Percentile(totals, 0.5);
+  report.p90_ms = Percentile(totals, 0.9);
+  report.p99_ms = Percentile(totals, 0.99);
+  report.tokens_per_s = 1000.0 * flags.batch_size * flags.max_new_tokens / report.p50_ms;
+  report.ttft_ms = Percentile(ttfts, 0.5);
+  report.prefill_tokens_per_s = 1000.0 * flags.batch_size * flags.prompt_tokens / report.ttft_ms;
+  const double steps_per_s =
+      flags.max_new_tokens > 1 ? 1000.0 * (flags.max_new_tokens - 1) / Percentile(decodes, 0.5) : 0;
+  report.decode_tokens_per_s = steps_per_s * flags.batch_size;
+  report.peak_rss_bytes = PeakRssBytes();
+  report.weight_bytes_per_step = session.engine->transformer().weights().BytesPerStep();
+  report.memory_bandwidth_bytes_per_s = bandwidth;
+  report.bandwidth_share = steps_per_s * static_cast<double>(report.weight_bytes_per_step) / bandwidth;
+  report.threads = session.device->threads();
+  report.prompt_tokens = flags.prompt_tokens;
+  report.new_tokens = flags.max_new_tokens;
+  report.iterations = flags.iterations;
+  report.isa = session.device->Describe();
+  return report;
+}
+
+Status Bench(BenchFlags flags) {
+  ASSIGN_OR_RETURN(const ReportFormat format, ReportFormatFromName(flags.format));
+  flags.model.max_batch_size = std::max(flags.model.max_batch_size, flags.batch_size);
+  const InterruptGuard guard;
+  ASSIGN_OR_RETURN(const Session session, OpenSession(flags.model));
+  ASSIGN_OR_RETURN(const std::vector<Iteration> iterations, RunIterations(*session.engine, flags));
+  // After the runs: while the weights are resident and in the same minute as what it is compared with.
+  ASSIGN_OR_RETURN(const double bandwidth, session.device->MeasureReadBandwidth(kBandwidthBudgetMs));
+  const BenchReport report = Summarise(flags, iterations, session, bandwidth);
+  fmt::print("{}", FormatReports({&report, 1}, format));
+  return {};
+}
+
+}  // namespace
+
+void AddBench(CLI::App& app) {
+  auto flags = std::make_shared<BenchFlags>();
+  CLI::App* command =
+      app.add_subcommand("bench", "Measure latency, tokens/s and the share of memory bandwidth reached");
+  AddModelFlags(*command, flags->model, /*with_shapes=*/true);
+  command->add_option("--batch-size", flags->batch_size, "Sequences generated together")
+      ->check(CLI::Range(1, 4096))
+      ->capture_default_str();
+  command->add_option("--prompt-tokens", flags->prompt_tokens, "Length of each prompt (random tokens)")
+      ->check(CLI::PositiveNumber)
+      ->capture_default_str();
+  command->add_option("--max-new-tokens", flags->max_new_tokens, "Tokens generated by each")
+      ->check(CLI::PositiveNumber)
+      ->capture_default_str();
+  command->add_option("--iterations", flags->iterations, "Measured batches")
+      ->check(CLI::PositiveNumber)
+      ->capture_default_str();
+  command->add_option("--warmup", flags->warmup, "Batches before that, not measured")
+      ->check(CLI::NonNegativeNumber)
+      ->capture_default_str();
+  command->add_option("--format", flags->format, "table, markdown, csv or json")
+      ->check(CLI::IsMember({"table", "markdown", "csv", "json"}))
+      ->capture_default_str();
+  command->add_option("--instance", flags->instance, "What to call this machine; default: its processor");
+  command->callback([flags] { ExitOnError(Bench(*flags)); });
+}
+
+}  // namespace bloomery

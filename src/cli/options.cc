@@ -1,0 +1,151 @@
+#include "cli/options.h"
+
+#include <unistd.h>
+
+#include <charconv>
+#include <cmath>
+#include <cstdlib>
+
+#include "kernels/cpu_device.h"
+
+namespace bloomery {
+namespace {
+
+Result<std::optional<DType>> DTypeFlag(const std::string& name) {
+  if (name == "auto") return std::nullopt;
+  const auto dtype = DTypeFromName(name);
+  if (!dtype)
+    return Fail(ErrorCode::kInvalidArgument, "--dtype {}: expected auto, f32, bf16, f16 or int8", name);
+  return dtype;
+}
+
+}  // namespace
+
+void AddModelFlags(CLI::App& command, ModelFlags& flags, bool with_shapes) {
+  command
+      .add_option("model", flags.model,
+                  "Model directory (Hugging Face layout); without one, the built-in demo model")
+      ->option_text("[MODEL]");
+  if (with_shapes) {
+    command.add_option(
+        "--shape", flags.shape,
+        "Instead of MODEL: a published size with random weights, such as opt-1.3b or bloom-176b");
+    command
+        .add_option("--load-format", flags.load_format,
+                    "auto: read MODEL; dummy: random weights made in place (with --shape)")
+        ->check(CLI::IsMember({"auto", "dummy"}))
+        ->capture_default_str();
+  }
+  command
+      .add_option("--dtype", flags.dtype,
+                  "Weights in memory: auto (the checkpoint's own), f32, bf16, f16 or int8")
+      ->capture_default_str();
+  command.add_option("--kv-dtype", flags.kv_dtype, "KV cache: auto, f32, bf16 or f16")->capture_default_str();
+  command.add_option("--threads", flags.threads, "Compute threads; 0: every core this process may use")
+      ->check(CLI::Range(0, 1024))
+      ->capture_default_str();
+  command.add_option("--kv-cache-memory", flags.kv_cache_memory,
+                     "Memory for the KV cache, such as 2GiB; default: within half of what is free");
+  command
+      .add_option("--max-context-tokens", flags.max_context_tokens,
+                  "Longest prompt and answer together; 0: what the model was made for")
+      ->check(CLI::NonNegativeNumber)
+      ->capture_default_str();
+  command
+      .add_option("--max-batch-tokens", flags.max_batch_tokens,
+                  "Tokens computed in one step; long prompts are cut to fit")
+      ->check(CLI::Range(1, 65536))
+      ->capture_default_str();
+  command.add_option("--max-batch-size", flags.max_batch_size, "Sequences computed together")
+      ->check(CLI::Range(1, 4096))
+      ->capture_default_str();
+}
+
+Result<LoadOptions> ToLoadOptions(const ModelFlags& flags) {
+  LoadOptions options;
+  if (flags.shape.empty() != (flags.load_format != "dummy")) {
+    return Fail(ErrorCode::kInvalidArgument,
+                "--shape and --load-format dummy go together: a shape has no weights to read");
+  }
+  if (!flags.shape.empty() && !flags.model.empty())
+    return Fail(ErrorCode::kInvalidArgument, "give MODEL or --shape, not both");
+  options.shape = flags.shape;
+  options.directory = flags.model;
+  if (flags.model.empty() && flags.shape.empty()) {
+    ASSIGN_OR_RETURN(options.directory, DemoModel());
+    options.name = "bloomery-demo";
+  } else if (!flags.model.empty()) {
+    std::error_code ignored;
+    const auto canonical = std::filesystem::canonical(flags.model, ignored);
+    options.name = (canonical.empty() ? std::filesystem::path(flags.model) : canonical).filename().string();
+  }
+  ASSIGN_OR_RETURN(options.dtype, DTypeFlag(flags.dtype));
+  ASSIGN_OR_RETURN(options.kv_dtype, DTypeFlag(flags.kv_dtype));
+  if (options.kv_dtype && SizeOf(*options.kv_dtype) < 2)
+    return Fail(ErrorCode::kInvalidArgument, "--kv-dtype must be auto, f32, bf16 or f16");
+  if (!flags.kv_cache_memory.empty()) {
+    ASSIGN_OR_RETURN(options.kv_cache_bytes, ParseBytes(flags.kv_cache_memory));
+  }
+  options.max_context_tokens = flags.max_context_tokens;
+  options.max_batch_tokens = flags.max_batch_tokens;
+  options.max_batch_size = flags.max_batch_size;
+  return options;
+}
+
+Result<std::unique_ptr<Device>> MakeDevice(const ModelFlags& flags) {
+  return MakeCpuDevice({.threads = flags.threads, .isa = std::nullopt});
+}
+
+Result<std::uint64_t> ParseBytes(std::string_view text) {
+  double number = 0;
+  const auto [end, error] = std::from_chars(text.data(), text.data() + text.size(), number);
+  std::string unit(end, text.data() + text.size());
+  for (char& c : unit) c = static_cast<char>(std::tolower(static_cast<unsigned char>(c)));
+  static constexpr std::array<std::pair<std::string_view, double>, 12> kUnits = {{{"", 1},
+                                                                                  {"b", 1},
+                                                                                  {"k", 0x1p10},
+                                                                                  {"kib", 0x1p10},
+                                                                                  {"kb", 1e3},
+                                                                                  {"m", 0x1p20},
+                                                                                  {"mib", 0x1p20},
+                                                                                  {"mb", 1e6},
+                                                                                  {"g", 0x1p30},
+                                                                                  {"gib", 0x1p30},
+                                                                                  {"gb", 1e9},
+                                                                                  {"tib", 0x1p40}}};
+  for (const auto& [name, factor] : kUnits) {
+    if (error == std::errc() && name == unit && number > 0 && number * factor < 0x1p60)
+      return static_cast<std::uint64_t>(number * factor);
+  }
+  return Fail(ErrorCode::kInvalidArgument, "\"{}\" is not a size: write 512MiB, 2GiB or 2e9", text);
+}
+
+Result<std::filesystem::path> DemoModel() {
+  if (const char* chosen = std::getenv("BLOOMERY_DEMO_MODEL"); chosen != nullptr)
+    return std::filesystem::path(chosen);
+  std::error_code ignored;
+  const auto program = std::filesystem::read_symlink("/proc/self/exe", ignored);
+  for (auto folder = program.parent_path();; folder = folder.parent_path()) {
+    for (const char* place : {"demo/model", "share/bloomery/demo/model"}) {
+      if (std::filesystem::exists(folder / place / "config.json", ignored)) return folder / place;
+    }
+    if (folder == folder.root_path()) break;
+  }
+  return Fail(ErrorCode::kNotFound,
+              "the demo model (demo/model) is not beside the program; name a MODEL directory or set "
+              "BLOOMERY_DEMO_MODEL");
+}
+
+LoadProgress TerminalProgress() {
+  if (::isatty(STDERR_FILENO) == 0) return nullptr;
+  return [](double fraction, std::string_view what) {
+    if (fraction >= 1) {
+      fmt::print(stderr, "\r\x1b[K");
+      return;
+    }
+    fmt::print(stderr, "\rloading {:3.0f}% {}\x1b[K", 100 * fraction, what);
+    std::fflush(stderr);
+  };
+}
+
+}  // namespace bloomery

@@ -1,0 +1,45 @@
+// Flags that several commands share, and what they resolve to.
+#pragma once
+
+#include <CLI/CLI.hpp>
+
+#include <filesystem>
+#include <memory>
+#include <string>
+
+#include "base/result.h"
+#include "engine/loader.h"
+#include "tensor/device.h"
+
+namespace bloomery {
+
+// MODEL, --shape, --load-format, --dtype, --kv-dtype, --threads …: what to load and onto what.
+struct ModelFlags {
+  std::string model;  // directory; empty: the demo model
+  std::string shape;
+  std::string load_format = "auto";
+  std::string dtype = "auto";
+  std::string kv_dtype = "auto";
+  int threads = 0;
+  std::string kv_cache_memory;  // "2GiB"; empty: chosen
+  std::int64_t max_context_tokens = 0;
+  std::int64_t max_batch_tokens = 512;
+  int max_batch_size = 64;
+};
+
+// `with_shapes`: also --shape and --load-format.
+void AddModelFlags(CLI::App& command, ModelFlags& flags, bool with_shapes);
+
+Result<LoadOptions> ToLoadOptions(const ModelFlags& flags);
+Result<std::unique_ptr<Device>> MakeDevice(const ModelFlags& flags);
+
+// "512MiB", "2g", "1.5GB" or plain bytes.
+Result<std::uint64_t> ParseBytes(std::string_view text);
+
+// The demo model's directory: $BLOOMERY_DEMO_MODEL, or demo/model beside or above the program.
+Result<std::filesystem::path> DemoModel();
+
+// A progress line on standard error, redrawn in place on a terminal, silent elsewhere.
+LoadProgress TerminalProgress();
+
+}  // namespace bloomery

@@ -1,0 +1,221 @@
+#include "engine/engine.h"
+
+#include <algorithm>
+
+#include "base/log.h"
+
+namespace bloomery {
+namespace {
+
+void FailGroup(Group& group, ErrorCode code, std::string message) {
+  group.sink->OnEvent(group.id(), FailedEvent{{code, std::move(message)}});
+}
+
+bool WantsPromptLogits(const Group& group) {
+  return group.request.sampling.prompt_logprobs && !group.prompt_reported;
+}
+
+// After this step the sequence's last token has its logits.
+bool Completes(const WorkItem& item) { return item.rows == item.sequence->pending(); }
+
+}  // namespace
+
+Engine::Engine(LoadedModel model)
+    : model_(std::move(model)),
+      decoder_(model_.tokenizer),
+      blocks_(*model_.kv_cache, model_.transformer->device()),
+      scheduler_({.max_batch_tokens = model_.max_batch_tokens, .max_batch_size = model_.info.max_batch_size},
+                 blocks_),
+      thread_([this](const std::stop_token& stop) { ThreadMain(stop); }) {}
+
+Engine::~Engine() {
+  thread_.request_stop();
+  wake_.notify_all();
+  thread_.join();
+}
+
+void Engine::Submit(GenerationRequest request, std::shared_ptr<EventSink> sink) {
+  {
+    const std::scoped_lock lock(mutex_);
+    inbox_.push_back({std::move(request), std::move(sink), std::chrono::steady_clock::now()});
+  }
+  wake_.notify_one();
+}
+
+void Engine::Cancel(std::uint64_t request_id) {
+  {
+    const std::scoped_lock lock(mutex_);
+    cancelled_.push_back(request_id);
+  }
+  wake_.notify_one();
+}
+
+EngineStats Engine::stats() const {
+  const std::scoped_lock lock(mutex_);
+  EngineStats stats = published_;
+  stats.queued_requests += static_cast<std::int64_t>(inbox_.size());
+  return stats;
+}
+
+void Engine::ThreadMain(const std::stop_token& stop) {
+  while (TakeInbox(stop)) {
+    Step();
+    PublishStats();
+  }
+  scheduler_.Remove([](Group& group) {
+    FailGroup(group, ErrorCode::kUnavailable, "the engine is shutting down");
+    return true;
+  });
+  for (const Submission& submission : inbox_) {
+    submission.sink->OnEvent(submission.request.id,
+                             FailedEvent{{ErrorCode::kUnavailable, "the engine is shutting down"}});
+  }
+}
+
+bool Engine::TakeInbox(const std::stop_token& stop) {
+  std::vector<Submission> submissions;
+  std::vector<std::uint64_t> cancelled;
+  {
+    std::unique_lock lock(mutex_);
+    wake_.wait(lock, stop, [this] { return !inbox_.empty() || !cancelled_.empty() || !scheduler_.idle(); });
+    if (stop.stop_requested()) return false;
+    submissions.swap(inbox_);
+    cancelled.swap(cancelled_);
+  }
+  for (Submission& submission : submissions) Accept(std::move(submission));
+  DropEnded(cancelled);
+  return true;
+}
+
+void Engine::Accept(Submission submission) {
+  const std::uint64_t id = submission.request.id;
+  auto group = MakeGroup(std::move(submission.request), model_, blocks_);
+  if (!group) {
+    submission.sink->OnEvent(id, FailedEvent{std::move(group).error()});
+    return;
+  }
+  (*group)->sink = std::move(submission.sink);
+  (*group)->submitted = submission.time;
+  totals_.prompt_tokens_total += static_cast<std::int64_t>((*group)->prompt_tokens);
+  scheduler_.Add(*std::move(group));
+}
+
+void Engine::DropEnded(const std::vector<std::uint64_t>& cancelled) {
+  const SteadyTime now = std::chrono::steady_clock::now();
+  scheduler_.Remove([&](Group& group) {
+    if (std::find(cancelled.begin(), cancelled.end(), group.id()) != cancelled.end()) {
+      FailGroup(group, ErrorCode::kCancelled, "the request was cancelled");
+      return true;
+    }
+    const std::int64_t deadline_ms = group.request.deadline_ms;
+    if (deadline_ms > 0 && now - group.submitted > std::chrono::milliseconds(deadline_ms)) {
+      FailGroup(group, ErrorCode::kDeadlineExceeded,
+                fmt::format("not finished within its deadline of {} ms", deadline_ms));
+      return true;
+    }
+    return false;
+  });
+}
+
+void Engine::Step() {
+  const std::vector<WorkItem> items = scheduler_.Plan();
+  if (items.empty()) return;
+  const SteadyTime now = std::chrono::steady_clock::now();
+  for (const WorkItem& item : items) {
+    if (!item.group->started) item.group->started = now;
+  }
+  RunForward(items);
+  std::vector<ReadyGroup> ready = FinishItems(items);
+  std::erase_if(ready, [this](const ReadyGroup& group) {
+    if (group.group->max_new_tokens > 0) return false;
+    decoder_.FinishWithoutTokens(*group.group);
+    return true;
+  });
+  AdvanceGroups(ready);
+  scheduler_.Remove([this](Group& group) {
+    if (!group.finished()) return false;
+    for (const Sequence& sequence : group.sequences) {
+      totals_.generated_tokens_total +=
+          static_cast<std::int64_t>(sequence.tokens.size() - group.prompt_tokens);
+    }
+    return true;
+  });
+}
+
+void Engine::RunForward(std::span<const WorkItem> items) {
+  std::vector<std::int32_t> tokens;
+  std::vector<SequenceSlice> slices;
+  for (const WorkItem& item : items) {
+    const Sequence& sequence = *item.sequence;
+    slices.push_back({.blocks = sequence.blocks.data(),
+                      .first_row = static_cast<std::int64_t>(tokens.size()),
+                      .rows = item.rows,
+                      .first_position = sequence.computed});
+    const auto begin = sequence.tokens.begin() + sequence.computed;
+    tokens.insert(tokens.end(), begin, begin + item.rows);
+  }
+  model_.transformer->Forward(tokens, slices, *model_.kv_cache);
+}
+
+// Items of one group follow each other, and its sequences complete together or (while a preempted group
+// catches up) not at all.
+std::vector<Engine::ReadyGroup> Engine::FinishItems(std::span<const WorkItem> items) {
+  std::vector<ReadyGroup> ready;
+  std::int64_t row = 0;
+  for (std::size_t i = 0; i < items.size();) {
+    ReadyGroup group{items[i].group, {}};
+    for (; i < items.size() && items[i].group == group.group; ++i) {
+      const WorkItem& item = items[i];
+      if (WantsPromptLogits(*group.group)) TakePromptLogits(item, row);
+      if (Completes(item)) group.rows.push_back(static_cast<std::int32_t>(row + item.rows - 1));
+      row += item.rows;
+      item.sequence->computed += item.rows;
+    }
+    if (static_cast<std::int64_t>(group.rows.size()) == group.group->live_sequences())
+      ready.push_back(std::move(group));
+  }
+  return ready;
+}
+
+// The head is the largest matrix of a small model: it is read once for as many groups as fit, not once for
+// each.
+void Engine::AdvanceGroups(std::span<const ReadyGroup> ready) {
+  const auto limit = static_cast<std::size_t>(model_.transformer->limits().max_logit_rows);
+  const auto vocab = static_cast<std::size_t>(model_.info.vocab_size);
+  while (!ready.empty()) {
+    std::vector<std::int32_t> rows;
+    std::size_t count = 0;
+    for (; count < ready.size() && rows.size() + ready[count].rows.size() <= limit; ++count) {
+      rows.insert(rows.end(), ready[count].rows.begin(), ready[count].rows.end());
+    }
+    std::span<float> logits = model_.transformer->Logits(rows);
+    for (const ReadyGroup& group : ready.first(count)) {
+      decoder_.Advance(*group.group, logits.first(group.rows.size() * vocab));
+      logits = logits.subspan(group.rows.size() * vocab);
+    }
+    ready = ready.subspan(count);
+  }
+}
+
+void Engine::TakePromptLogits(const WorkItem& item, std::int64_t first_row) {
+  const std::int64_t chunk = model_.transformer->limits().max_logit_rows;
+  for (std::int64_t done = 0; done < item.rows; done += chunk) {
+    std::vector<std::int32_t> rows;
+    for (std::int64_t r = done; r < std::min(done + chunk, item.rows); ++r)
+      rows.push_back(static_cast<std::int32_t>(first_row + r));
+    decoder_.TakePromptLogits(*item.group, static_cast<std::size_t>(item.sequence->computed + done),
+                              rows.size(), model_.transformer->Logits(rows));
+  }
+}
+
+void Engine::PublishStats() {
+  totals_.queued_requests = scheduler_.waiting();
+  totals_.running_sequences = scheduler_.running_sequences();
+  totals_.kv_tokens_total = blocks_.total_blocks() * kKvBlockTokens;
+  totals_.kv_tokens_used = (blocks_.total_blocks() - blocks_.free_blocks()) * kKvBlockTokens;
+  totals_.preemptions_total = scheduler_.preemptions();
+  const std::scoped_lock lock(mutex_);
+  published_ = totals_;
+}
+
+}  // namespace bloomery

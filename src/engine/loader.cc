@@ -1,0 +1,103 @@
+#include "engine/loader.h"
+
+#include <algorithm>
+#include <chrono>
+
+#include "base/system.h"
+#include "checkpoint/checkpoint.h"
+
+namespace bloomery {
+namespace {
+
+constexpr double kGiB = 1024.0 * 1024.0 * 1024.0;
+
+// Weights are checked before a byte is allocated: a machine that starts to swap, or an OOM kill an hour into
+// loading, helps nobody.
+Status CheckMemory(const ModelSpec& spec, DType dtype, const Device& device) {
+  const std::uint64_t needed = WeightFootprint(spec, dtype, device).weight_bytes;
+  const std::uint64_t available = AvailableMemoryBytes();
+  if (needed <= available) return {};
+  return Fail(ErrorCode::kOutOfMemory,
+              "the weights in {} take {:.1f} GiB and {:.1f} GiB of memory are free: {:.1f} GiB are missing; "
+              "try a smaller --dtype (int8), a "
+              "smaller model, or a larger machine",
+              DTypeName(dtype), static_cast<double>(needed) / kGiB, static_cast<double>(available) / kGiB,
+              static_cast<double>(needed - available) / kGiB);
+}
+
+DType KvDType(std::optional<DType> asked, DType weights) {
+  if (asked) return *asked;
+  if (weights == DType::kF32 || weights == DType::kBF16) return weights;
+  return DType::kF16;
+}
+
+std::int64_t KvBlocks(const LoadOptions& options, const KvCacheShape& shape, std::int64_t context) {
+  const std::uint64_t block_bytes = shape.BytesPerToken() * kKvBlockTokens;
+  const std::int64_t per_sequence = (context + kKvBlockTokens - 1) / kKvBlockTokens;
+  if (options.kv_cache_bytes > 0) return static_cast<std::int64_t>(options.kv_cache_bytes / block_bytes);
+  const auto affordable = static_cast<std::int64_t>(AvailableMemoryBytes() / 2 / block_bytes);
+  return std::max(per_sequence, std::min(per_sequence * options.max_batch_size, affordable));
+}
+
+ModelInfo Describe(const LoadOptions& options, const ModelSpec& spec, DType dtype, const Tokenizer* tokenizer,
+                   std::int64_t context, const KvCache& cache) {
+  ModelInfo info;
+  info.name = !options.name.empty()    ? options.name
+              : !options.shape.empty() ? options.shape
+                                       : options.directory.filename().string();
+  info.model_type = spec.architecture;
+  info.dtype = DTypeName(dtype);
+  info.parameters = spec.ParameterCount();
+  info.vocab_size = spec.vocab_size;
+  info.max_context_tokens = context;
+  info.kv_cache_tokens = cache.blocks() * kKvBlockTokens;
+  info.max_batch_size = options.max_batch_size;
+  info.default_max_new_tokens = options.default_max_new_tokens;
+  if (tokenizer != nullptr) {
+    info.chat_template = tokenizer->chat_template();
+    if (const auto bos = tokenizer->bos_id()) info.bos_token = tokenizer->TokenBytes(*bos);
+    if (const auto eos = tokenizer->eos_id()) info.eos_token = tokenizer->TokenBytes(*eos);
+  }
+  return info;
+}
+
+Result<ModelWeights> Weights(const LoadOptions& options, const ModelSpec& spec, DType dtype, Device& device,
+                             const LoadProgress& progress) {
+  if (!options.shape.empty()) return RandomWeights(spec, dtype, device, /*seed=*/1, progress);
+  ASSIGN_OR_RETURN(const auto checkpoint, Checkpoint::Open(options.directory));
+  return LoadWeights(spec, *checkpoint, dtype, device, progress);
+}
+
+}  // namespace
+
+DType ResolveDType(std::optional<DType> asked, const ModelSpec& spec) {
+  return asked.value_or(spec.checkpoint_dtype.value_or(DType::kF32));
+}
+
+Result<LoadedModel> LoadModel(const LoadOptions& options, Device& device, const LoadProgress& progress) {
+  const auto started = std::chrono::steady_clock::now();
+  ASSIGN_OR_RETURN(const ModelSpec spec,
+                   options.shape.empty() ? LoadSpec(options.directory) : NamedShape(options.shape));
+  const DType dtype = ResolveDType(options.dtype, spec);
+  RETURN_IF_ERROR(CheckMemory(spec, dtype, device));
+  LoadedModel model;
+  if (options.shape.empty()) {
+    if (progress) progress(0, "tokenizer");
+    ASSIGN_OR_RETURN(model.tokenizer, Tokenizer::Load(options.directory));
+  }
+  ASSIGN_OR_RETURN(ModelWeights weights, Weights(options, spec, dtype, device, progress));
+  model.max_batch_tokens = std::max<std::int64_t>(options.max_batch_tokens, options.max_batch_size);
+  ASSIGN_OR_RETURN(model.transformer, Transformer::Create(spec, std::move(weights), device,
+                                                          {.max_rows = model.max_batch_tokens,
+                                                           .max_logit_rows = options.max_batch_size}));
+  const std::int64_t context = options.max_context_tokens > 0
+                                   ? std::min(options.max_context_tokens, spec.max_positions)
+                                   : spec.max_positions;
+  const KvCacheShape shape = model.transformer->kv_shape(KvDType(options.kv_dtype, dtype));
+  ASSIGN_OR_RETURN(model.kv_cache, device.AllocateKvCache(shape, KvBlocks(options, shape, context)));
+  model.info = Describe(options, spec, dtype, model.tokenizer.get(), context, *model.kv_cache);
+  model.load_s = std::chrono::duration<double>(std::chrono::steady_clock::now() - started).count();
+  return model;
+}
+
+}  // namespace bloomery

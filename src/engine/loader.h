@@ -1,0 +1,48 @@
+// From a model's name to something that can compute: device, weights, tokenizer, and what there is to say
+// about it.
+#pragma once
+
+#include <cstdint>
+#include <filesystem>
+#include <memory>
+#include <optional>
+#include <string>
+
+#include "base/result.h"
+#include "engine/request.h"
+#include "model/transformer.h"
+#include "tokenizer/tokenizer.h"
+
+namespace bloomery {
+
+struct LoadOptions {
+  std::filesystem::path directory;  // a Hugging Face directory …
+  std::string shape;                // … or a named shape with random weights, where this is not empty
+  std::string name;                 // what the model calls itself; the directory's or shape's name by default
+  std::optional<DType> dtype;       // absent ("auto"): the checkpoint's own
+  std::optional<DType> kv_dtype;    // absent: f32 for f32 weights, bf16 for bf16, f16 otherwise
+  std::uint64_t kv_cache_bytes =
+      0;  // 0: room for every sequence at full context, within half of the free memory
+  std::int64_t max_context_tokens = 0;  // 0: what the model was made for
+  std::int64_t max_batch_tokens = 512;
+  int max_batch_size = 64;
+  int default_max_new_tokens = 128;
+};
+
+struct LoadedModel {
+  std::unique_ptr<Transformer> transformer;
+  std::unique_ptr<KvCache> kv_cache;
+  std::shared_ptr<const Tokenizer> tokenizer;  // null for shapes
+  ModelInfo info;
+  std::int64_t max_batch_tokens = 0;
+  double load_s = 0;
+};
+
+// Loads onto `device`, which must outlive the model. Refuses at once what memory cannot hold, and says how
+// much is missing.
+Result<LoadedModel> LoadModel(const LoadOptions& options, Device& device, const LoadProgress& progress);
+
+// The dtype "auto" stands for.
+DType ResolveDType(std::optional<DType> asked, const ModelSpec& spec);
+
+}  // namespace bloomery

@@ -1,0 +1,71 @@
+// Which rows the next step computes: continuous batching with chunked prefill under a token budget, and
+// preemption by recompute when the KV cache runs out.
+//
+// A step, filled in this order, while rows, sequences and KV blocks last:
+//   1. one row for every sequence that is decoding, oldest request first;
+//   2. chunks of prompts already begun;
+//   3. waiting requests, first come first served, each admitted only when its whole prompt fits in the free
+//   blocks.
+// Decoding never waits for a prompt: a long prompt takes what the decoders leave of the budget, step after
+// step.
+#pragma once
+
+#include <cstdint>
+#include <deque>
+#include <functional>
+#include <list>
+#include <memory>
+#include <vector>
+
+#include "engine/group.h"
+#include "engine/kv_blocks.h"
+
+namespace bloomery {
+
+// Rows of one sequence in a step.
+struct WorkItem {
+  Group* group = nullptr;
+  Sequence* sequence = nullptr;
+  std::int64_t rows = 0;  // tokens [sequence->computed, computed + rows)
+};
+
+// Used by the engine's thread only.
+class Scheduler {
+ public:
+  struct Limits {
+    std::int64_t max_batch_tokens = 512;  // rows of one step
+    int max_batch_size = 64;  // sequences running at once, counting what admitted requests will grow to
+  };
+
+  Scheduler(Limits limits, KvBlockPool& pool) : limits_(limits), pool_(pool) {}
+
+  void Add(std::unique_ptr<Group> group) { waiting_.push_back(std::move(group)); }
+
+  // Rows for the next step, their KV blocks reserved. Empty when there is nothing to do.
+  std::vector<WorkItem> Plan();
+
+  // Removes groups for which `drop` holds, waiting or running; their blocks are free at once.
+  void Remove(const std::function<bool(Group&)>& drop);
+
+  bool idle() const { return waiting_.empty() && running_.empty(); }
+  std::int64_t waiting() const { return static_cast<std::int64_t>(waiting_.size()); }
+  std::int64_t running_sequences() const;
+  std::int64_t preemptions() const { return preemptions_; }
+
+ private:
+  std::vector<WorkItem> PlanOnce();
+  void PlanDecodes(std::vector<WorkItem>& items, std::int64_t& budget);
+  void PlanPrefill(Group& group, std::vector<WorkItem>& items, std::int64_t& budget);
+  void Admit(std::vector<WorkItem>& items, std::int64_t& budget);
+  bool ReserveDecode(Group& group);
+  // Sends the youngest running group back to wait; false when `keep` is the only one.
+  bool PreemptYoungest(const Group& keep);
+
+  const Limits limits_;
+  KvBlockPool& pool_;
+  std::deque<std::unique_ptr<Group>> waiting_;
+  std::list<std::unique_ptr<Group>> running_;  // in order of admission
+  std::int64_t preemptions_ = 0;
+};
+
+}  // namespace bloomery

@@ -1,0 +1,103 @@
+// A model, described: what its architecture file and its config.json say together, in one resolved form that
+// loading and the forward pass read. There is no code for a family: adding one is adding
+// architectures/<model_type>.json and goldens. Left out: tensors' bytes (weights.h), the computation
+// (transformer.h).
+#pragma once
+
+#include <cstdint>
+#include <filesystem>
+#include <optional>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "base/json.h"
+#include "base/result.h"
+#include "tensor/device.h"
+
+namespace bloomery {
+
+enum class PositionKind : std::uint8_t {
+  kLearned,  // a table added to the embeddings, row = position + position_offset
+  kAlibi,    // slope · key position added to the scores
+};
+
+enum class QkvLayout : std::uint8_t {
+  kFusedPerHead,  // one tensor viewed [heads, 3, head_dim, hidden]: q0 k0 v0 q1 k1 v1 … (BLOOM)
+  kSeparate,      // three tensors [heads · head_dim, hidden] (OPT)
+};
+
+// Names in the checkpoint, without prefix. Norms and layer linears are stems: ".weight" and ".bias" follow.
+struct TensorNames {
+  std::string embed;
+  std::string positions;
+  std::string embed_norm;
+  std::string project_in;
+  std::string project_out;
+  std::string final_norm;
+  std::string head;   // never prefixed
+  std::string layer;  // "h.{layer}."
+  std::string attention_norm;
+  std::vector<std::string> qkv;  // one or three
+  std::string attention_out;
+  std::string ffn_norm;
+  std::string ffn_up;
+  std::string ffn_down;
+};
+
+struct ModelSpec {
+  std::string architecture;  // "bloom", "opt"
+
+  std::int64_t hidden_size = 0;
+  std::int64_t embed_size = 0;  // ≠ hidden_size: project_in and project_out exist
+  std::int64_t layers = 0;
+  std::int64_t heads = 0;
+  std::int64_t vocab_size = 0;
+  std::int64_t ffn_size = 0;
+  std::int64_t max_positions = 0;  // tokens of context
+  float norm_eps = 0;
+  Activation activation = Activation::kNone;
+  PositionKind positions = PositionKind::kLearned;
+  std::int64_t position_offset = 0;
+  QkvLayout qkv_layout = QkvLayout::kSeparate;
+  bool norm_before = true;  // false: norms follow the residual sum (opt-350m)
+  bool residual_from_norm =
+      false;  // the residual is the norm's output (BLOOM's apply_residual_connection_post_layernorm)
+  bool embed_norm = false;
+  bool final_norm = true;
+  bool linear_bias = true;
+  bool norm_affine = true;
+  bool tied_head = true;
+
+  std::vector<std::string> prefixes;  // of tensor names, tried in order
+  TensorNames names;
+
+  std::optional<DType> checkpoint_dtype;    // torch_dtype, if it names one
+  std::vector<std::int32_t> eos_token_ids;  // may be empty
+  std::optional<std::int32_t> bos_token_id;
+  std::optional<std::int32_t> pad_token_id;
+
+  std::int64_t head_dim() const { return hidden_size / heads; }
+  bool projected() const { return embed_size != hidden_size; }
+  std::int64_t ParameterCount() const;
+};
+
+// Resolves an architecture description against a config.json. kInvalidArgument / kUnsupported name the key at
+// fault.
+Result<ModelSpec> ResolveSpec(const json::object& architecture, const json::object& config);
+
+// Reads DIR/config.json (and generation_config.json for the end-of-sequence tokens), with
+// DIR/architecture.json or, without one, the built-in description for its model_type.
+Result<ModelSpec> LoadSpec(const std::filesystem::path& directory);
+
+// A published size by name ("opt-1.3b", "bloom-176b"), for measuring without weights.
+Result<ModelSpec> NamedShape(std::string_view name);
+
+std::vector<std::string> NamedShapes();
+std::vector<std::string> BuiltInArchitectures();
+
+// ALiBi slopes of `heads` heads (Press et al. 2022; the non-power-of-two rule as in transformers'
+// build_alibi_tensor).
+std::vector<float> AlibiSlopes(std::int64_t heads);
+
+}  // namespace bloomery

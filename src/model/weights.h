@@ -1,0 +1,69 @@
+// A model's weights on a device, and how they get there: from a checkpoint's tensors, or random for measuring
+// a shape. Left out: the computation (transformer.h), cutting over ranks.
+#pragma once
+
+#include <cstdint>
+#include <functional>
+#include <memory>
+#include <string_view>
+#include <vector>
+
+#include "base/result.h"
+#include "checkpoint/checkpoint.h"
+#include "model/spec.h"
+#include "tensor/device.h"
+
+namespace bloomery {
+
+// Gain and bias of a norm, [hidden] each; null where the architecture has none.
+struct NormWeights {
+  AlignedBuffer gain;
+  AlignedBuffer bias;
+};
+
+struct LayerWeights {
+  NormWeights attention_norm;
+  std::unique_ptr<LinearWeights>
+      qkv;  // [3·hidden, hidden], rows in the order q | k | v whatever the checkpoint's
+  std::unique_ptr<LinearWeights> attention_out;  // [hidden, hidden]
+  NormWeights ffn_norm;
+  std::unique_ptr<LinearWeights> ffn_up;    // [ffn, hidden]
+  std::unique_ptr<LinearWeights> ffn_down;  // [hidden, ffn]
+};
+
+struct ModelWeights {
+  std::unique_ptr<LinearWeights> embed;        // [vocab, embed], also the head where it is tied
+  std::unique_ptr<LinearWeights> head;         // [vocab, embed], null where tied
+  std::unique_ptr<LinearWeights> project_in;   // [hidden, embed] or null
+  std::unique_ptr<LinearWeights> project_out;  // [embed, hidden] or null
+  AlignedBuffer positions;                     // [offset + max_positions, hidden] f32, or empty
+  NormWeights embed_norm;
+  NormWeights final_norm;
+  std::vector<LayerWeights> layers;
+  DType dtype = DType::kF32;
+
+  const LinearWeights& head_or_embed() const { return head ? *head : *embed; }
+
+  // Bytes of packed weights that one decode step reads: every linear layer and the head once.
+  std::uint64_t BytesPerStep() const;
+};
+
+// Called from the loading thread with the fraction done, in [0, 1], and what is being loaded.
+using LoadProgress = std::function<void(double fraction, std::string_view what)>;
+
+// dtype: f32, f16, bf16 or int8. An error names the file, the tensor and the reason.
+Result<ModelWeights> LoadWeights(const ModelSpec& spec, const Checkpoint& checkpoint, DType dtype,
+                                 Device& device, const LoadProgress& progress);
+
+// Random weights of the same sizes, made in place.
+Result<ModelWeights> RandomWeights(const ModelSpec& spec, DType dtype, Device& device, std::uint64_t seed,
+                                   const LoadProgress& progress);
+
+// What a model needs in memory; computed from the spec alone, before anything is allocated.
+struct Footprint {
+  std::uint64_t weight_bytes = 0;           // packed linears, tables and norms
+  std::uint64_t weight_bytes_per_step = 0;  // of which one decode step reads
+};
+Footprint WeightFootprint(const ModelSpec& spec, DType dtype, const Device& device);
+
+}  // namespace bloomery
