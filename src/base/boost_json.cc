@@ -1,2 +1,2 @@
-// Boost.JSON's compiled part: Debian 12 ships its sources in the headers only, so one translation unit of ours holds it.
+// Boost.JSON, compiled: Debian 12 has no library of it, so this one translation unit holds its definitions.
 #include <boost/json/src.hpp>
