@@ -28,14 +28,13 @@ timed() {
   return "$status"
 }
 
-# Compilers at once: one a core, but no more than memory allows (a Beast file takes up to 1.5 GiB in GCC 12).
+# Compilers at once: one a core, but no more than memory allows. A file that uses Beast takes from half a GiB to one in GCC 12.
 build_jobs() {
   local cores memory_gib
   cores=$(nproc)
   memory_gib=$(awk '/MemAvailable/ {print int($2 / 1048576)}' /proc/meminfo)
-  local by_memory=$((memory_gib * 2 / 3))
-  [ "$by_memory" -ge 1 ] || by_memory=1
-  if [ "$cores" -lt "$by_memory" ]; then echo "$cores"; else echo "$by_memory"; fi
+  [ "$memory_gib" -ge 1 ] || memory_gib=1
+  if [ "$cores" -lt "$memory_gib" ]; then echo "$cores"; else echo "$memory_gib"; fi
 }
 
 # packages_in SECTION…: the package names of those sections of packages.txt, one a line.
