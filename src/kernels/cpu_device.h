@@ -16,8 +16,8 @@
 namespace bloomery {
 
 struct CpuDeviceOptions {
-  int threads = 0;         // 0: every usable core
-  std::optional<Isa> isa;  // absent: BLOOMERY_ISA, else the best this machine has
+  int threads = 0;              // 0: every usable core
+  std::optional<Isa> isa = {};  // absent: BLOOMERY_ISA, else the best this machine has
 };
 
 // kInvalidArgument for a negative or absurd number of threads or an unknown BLOOMERY_ISA; kUnsupported for an

@@ -26,11 +26,12 @@ std::optional<Isa> IsaFromName(std::string_view name);
 // The best one whose instructions the processor has and whose registers the operating system saves.
 Isa DetectIsa();
 
-// `wanted`, else the environment's BLOOMERY_ISA, else DetectIsa(). kInvalidArgument for an unknown name in the
-// environment, kUnsupported for one that this machine lacks.
+// `wanted`, else the environment's BLOOMERY_ISA, else DetectIsa(). kInvalidArgument for an unknown name in
+// the environment, kUnsupported for one that this machine lacks.
 Result<Isa> ChooseIsa(std::optional<Isa> wanted);
 
-// Processor model and the features that kernels use, for `bloomery info`: "AMD EPYC: avx2 fma f16c avx512f …".
+// Processor model and the features that kernels use, for `bloomery info`: "AMD EPYC: avx2 fma f16c avx512f
+// …".
 std::string CpuFeatures();
 
 }  // namespace bloomery
