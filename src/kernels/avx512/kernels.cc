@@ -1,0 +1,38 @@
+// The AVX-512 spine. 32 registers hold 16 accumulators, the weights of a step and broadcast activations.
+#include "kernels/avx512/read_bytes.h"
+#include "kernels/avx512/vec.h"
+#include "kernels/generic/table_body.h"
+
+namespace bloomery {
+namespace {
+
+using V = Avx512;
+
+}  // namespace
+
+const KernelTable kAvx512Kernels = {
+    .linear = {{generic::FloatKernel<V, generic::F32Weights<V>, 8, 2>(),
+                generic::FloatKernel<V, generic::F32Weights<V>, 4, 4>(),
+                generic::FloatKernel<V, generic::F32Weights<V>, 2, 4>(),
+                generic::FloatKernel<V, generic::F32Weights<V>, 1, 4>()},
+               {generic::FloatKernel<V, generic::F16Weights<V>, 8, 2>(),
+                generic::FloatKernel<V, generic::F16Weights<V>, 4, 4>(),
+                generic::FloatKernel<V, generic::F16Weights<V>, 2, 4>(),
+                generic::FloatKernel<V, generic::F16Weights<V>, 1, 4>()},
+               {generic::FloatKernel<V, generic::BF16Weights<V>, 8, 2>(),
+                generic::FloatKernel<V, generic::BF16Weights<V>, 4, 4>(),
+                generic::FloatKernel<V, generic::BF16Weights<V>, 2, 4>(),
+                generic::FloatKernel<V, generic::BF16Weights<V>, 1, 4>()},
+               {generic::Int8Kernel<V, 8, 2>(), generic::Int8Kernel<V, 4, 4>(),
+                generic::Int8Kernel<V, 2, 4>(), generic::Int8Kernel<V, 1, 4>()}},
+    .epilogue = generic::Epilogue<V>,
+    .quantize_row = generic::Quantize<V>,
+    .layer_norm_row = generic::LayerNorm<V>,
+    .attention_row = {generic::Attention<V, generic::F32Cache<V>>,
+                      generic::Attention<V, generic::F16Cache<V>>,
+                      generic::Attention<V, generic::BF16Cache<V>>},
+    .f32_to_f16 = generic::F32ToF16Row<V>,
+    .read_bytes = ReadBytes512,
+};
+
+}  // namespace bloomery

@@ -1,0 +1,173 @@
+#include "kernels/cpu_device.h"
+
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <cassert>
+#include <limits>
+
+#include "kernels/bandwidth.h"
+#include "kernels/kernel_table.h"
+#include "kernels/kv_cache.h"
+#include "kernels/linear.h"
+#include "kernels/memory.h"
+#include "kernels/packed_linear.h"
+
+namespace bloomery {
+namespace {
+
+static_assert(static_cast<int>(Activation::kNone) == kActNone &&
+              static_cast<int>(Activation::kRelu) == kActRelu &&
+              static_cast<int>(Activation::kGeluTanh) == kActGeluTanh &&
+              static_cast<int>(Activation::kGeluErf) == kActGeluErf);
+
+// Far more than any machine has cores; a wrong flag fails here rather than in the thread library.
+constexpr int kMaxThreads = 4096;
+
+// Values that a thread should at least get before others are woken for a row operation.
+constexpr std::int64_t kRowOpElements = 16 << 10U;
+
+const KernelTable& TableOf(Isa isa) {
+  switch (isa) {
+    case Isa::kAvx2:
+      return kAvx2Kernels;
+    case Isa::kAvx512:
+      return kAvx512Kernels;
+    case Isa::kVnni:
+      return kVnniKernels;
+    case Isa::kRef:
+      break;
+  }
+  return kRefKernels;
+}
+
+class CpuDevice final : public Device {
+ public:
+  CpuDevice(Isa isa, int threads)
+      : isa_(isa),
+        kernels_(TableOf(isa)),
+        pool_(threads),
+        linear_(pool_, kernels_),
+        attention_(pool_, kernels_) {}
+
+  std::string Describe() const override {
+    return fmt::format("cpu {}, {} {}", IsaName(isa_), threads(), threads() == 1 ? "thread" : "threads");
+  }
+  int threads() const override { return pool_.threads(); }
+
+  Result<AlignedBuffer> Allocate(std::size_t size_bytes) override {
+    return AllocateChecked(size_bytes, "device memory");
+  }
+
+  Result<std::unique_ptr<LinearWeights>> PackLinear(const LinearSource& source, DType dtype) override {
+    return Reserved(PackFromSource(pool_, kernels_, source, dtype));
+  }
+
+  Result<std::unique_ptr<LinearWeights>> RandomLinear(std::int64_t out_features, std::int64_t in_features,
+                                                      bool has_bias, DType dtype, float stddev,
+                                                      std::uint64_t seed) override {
+    return Reserved(PackRandom(pool_, out_features, in_features, has_bias, dtype, stddev, seed));
+  }
+
+  std::uint64_t PackedBytes(std::int64_t out_features, std::int64_t in_features, bool has_bias,
+                            DType dtype) const override {
+    const auto shape = MakePackedShape(out_features, in_features, has_bias, dtype);
+    return shape ? shape->total_bytes : std::numeric_limits<std::uint64_t>::max();
+  }
+
+  void Linear(const LinearArgs& args) override { linear_.Run(args); }
+
+  void Embed(const LinearWeights& table, std::span<const std::int32_t> ids, float* y,
+             std::int64_t y_stride) override {
+    const auto& packed = static_cast<const PackedLinear&>(table);
+    ForRows(static_cast<std::int64_t>(ids.size()), packed.in_features(), [&](std::int64_t row) {
+      const std::int32_t id = ids[static_cast<std::size_t>(row)];
+      assert(id >= 0 && id < packed.out_features());
+      packed.ReadRow(id, y + row * y_stride);
+    });
+  }
+
+  void AddRows(const float* table, std::span<const std::int32_t> index, std::int64_t cols, float* y,
+               std::int64_t y_stride) override {
+    ForRows(static_cast<std::int64_t>(index.size()), cols, [&](std::int64_t row) {
+      const float* from = table + index[static_cast<std::size_t>(row)] * cols;
+      float* to = y + row * y_stride;
+      for (std::int64_t c = 0; c < cols; ++c) to[c] += from[c];
+    });
+  }
+
+  void LayerNorm(const float* x, std::int64_t x_stride, std::int64_t rows, std::int64_t cols,
+                 const float* gain, const float* bias, float eps, float* y, std::int64_t y_stride) override {
+    ForRows(rows, cols, [&](std::int64_t row) {
+      kernels_.layer_norm_row({.x = x + row * x_stride,
+                               .y = y + row * y_stride,
+                               .columns = cols,
+                               .gain = gain,
+                               .bias = bias,
+                               .eps = eps});
+    });
+  }
+
+  void GatherRows(const float* x, std::int64_t x_stride, std::span<const std::int32_t> rows,
+                  std::int64_t cols, float* out, std::int64_t out_stride) override {
+    ForRows(static_cast<std::int64_t>(rows.size()), cols, [&](std::int64_t row) {
+      std::copy_n(x + rows[static_cast<std::size_t>(row)] * x_stride, cols, out + row * out_stride);
+    });
+  }
+
+  Result<std::unique_ptr<KvCache>> AllocateKvCache(const KvCacheShape& shape, std::int64_t blocks) override {
+    ASSIGN_OR_RETURN(auto cache, PagedKvCache::Make(shape, blocks, threads()));
+    return cache;
+  }
+
+  void StoreKv(KvCache& cache, int layer, const float* k, const float* v, std::int64_t stride,
+               std::span<const SequenceSlice> slices) override {
+    StoreKvRows(pool_, kernels_, static_cast<PagedKvCache&>(cache), layer, k, v, stride, slices);
+  }
+
+  void Attention(const AttentionArgs& args) override { attention_.Run(args); }
+
+  void CopyKvBlock(KvCache& cache, std::int32_t from, std::int32_t to) override {
+    CopyBlock(pool_, static_cast<PagedKvCache&>(cache), from, to);
+  }
+
+  Result<double> MeasureReadBandwidth(int budget_ms) override {
+    return MeasureReadBytesPerSecond(pool_, kernels_, budget_ms);
+  }
+
+ private:
+  // New weights, once the scratch memory that multiplying with them needs is there.
+  Result<std::unique_ptr<LinearWeights>> Reserved(Result<std::unique_ptr<PackedLinear>> packed) {
+    if (!packed) return std::unexpected(std::move(packed).error());
+    RETURN_IF_ERROR(linear_.Reserve((*packed)->shape()));
+    return *std::move(packed);
+  }
+
+  // body(row) for each row, on several threads where there is enough to do.
+  template <typename Body>
+  void ForRows(std::int64_t rows, std::int64_t cols, Body body) {
+    const std::int64_t grain = std::max<std::int64_t>(1, kRowOpElements / std::max<std::int64_t>(1, cols));
+    pool_.ParallelFor(rows, grain, [&](std::int64_t begin, std::int64_t end) {
+      for (std::int64_t row = begin; row < end; ++row) body(row);
+    });
+  }
+
+  const Isa isa_;
+  const KernelTable& kernels_;
+  ThreadPool pool_;
+  LinearRunner linear_;
+  AttentionRunner attention_;
+};
+
+}  // namespace
+
+Result<std::unique_ptr<Device>> MakeCpuDevice(const CpuDeviceOptions& options) {
+  if (options.threads < 0 || options.threads > kMaxThreads) {
+    return Fail(ErrorCode::kInvalidArgument, "threads: expected 0 (every core) to {}, got {}", kMaxThreads,
+                options.threads);
+  }
+  ASSIGN_OR_RETURN(const Isa isa, ChooseIsa(options.isa));
+  return std::make_unique<CpuDevice>(isa, options.threads);
+}
+
+}  // namespace bloomery

@@ -1,0 +1,275 @@
+// The device as a whole: choosing an instruction set, operations over rows, random weights, hostile shapes.
+#include "kernels/cpu_device.h"
+
+#include <algorithm>
+#include <cmath>
+#include <cstdlib>
+#include <limits>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "kernels/test_util.h"
+
+namespace bloomery {
+namespace {
+
+// Two passes in f32 over at most 1000 columns, values of order 1.
+constexpr double kLayerNormTolerance = 2e-5;
+
+// Sets BLOOMERY_ISA for one scope.
+class ScopedIsa {
+ public:
+  explicit ScopedIsa(const char* value) {
+    if (const char* before = std::getenv("BLOOMERY_ISA")) before_ = before;
+    ::setenv("BLOOMERY_ISA", value, 1);
+  }
+  ~ScopedIsa() {
+    if (before_) {
+      ::setenv("BLOOMERY_ISA", before_->c_str(), 1);
+    } else {
+      ::unsetenv("BLOOMERY_ISA");
+    }
+  }
+  ScopedIsa(const ScopedIsa&) = delete;
+  ScopedIsa& operator=(const ScopedIsa&) = delete;
+
+ private:
+  std::optional<std::string> before_;
+};
+
+TEST(IsaChoiceTest, NamesRoundTrip) {
+  for (const Isa isa : {Isa::kRef, Isa::kAvx2, Isa::kAvx512, Isa::kVnni}) {
+    EXPECT_EQ(IsaFromName(IsaName(isa)), isa);
+  }
+  EXPECT_FALSE(IsaFromName("AVX2"));
+}
+
+TEST(IsaChoiceTest, EnvironmentOverridesAndTheCallerOverridesTheEnvironment) {
+  const ScopedIsa scoped("ref");
+  EXPECT_EQ(*ChooseIsa(std::nullopt), Isa::kRef);
+  EXPECT_EQ(*ChooseIsa(DetectIsa()), DetectIsa());
+  const auto device = MakeCpuDevice({.threads = 1});
+  ASSERT_TRUE(device);
+  EXPECT_EQ((*device)->Describe(), "cpu ref, 1 thread");
+}
+
+TEST(IsaChoiceTest, AnEmptyEnvironmentMeansTheBest) {
+  const ScopedIsa scoped("");
+  EXPECT_EQ(*ChooseIsa(std::nullopt), DetectIsa());
+}
+
+TEST(IsaChoiceTest, AnUnknownNameIsAnError) {
+  const ScopedIsa scoped("avx9000");
+  const auto device = MakeCpuDevice({.threads = 1});
+  ASSERT_FALSE(device);
+  EXPECT_EQ(device.error().code, ErrorCode::kInvalidArgument);
+  EXPECT_NE(device.error().message.find("avx9000"), std::string::npos);
+}
+
+TEST(IsaChoiceTest, WhatTheMachineLacksIsUnsupported) {
+  if (DetectIsa() == Isa::kVnni) GTEST_SKIP() << "this machine lacks no instruction set: " << CpuFeatures();
+  const auto device = MakeCpuDevice({.threads = 1, .isa = Isa::kVnni});
+  ASSERT_FALSE(device);
+  EXPECT_EQ(device.error().code, ErrorCode::kUnsupported);
+}
+
+TEST(IsaChoiceTest, AbsurdThreadCountsAreErrors) {
+  EXPECT_FALSE(MakeCpuDevice({.threads = -1}));
+  EXPECT_FALSE(MakeCpuDevice({.threads = 1 << 30}));
+}
+
+class RowOpsTest : public IsaTest {};
+
+TEST_P(RowOpsTest, LayerNormAgreesWithDoublePrecision) {
+  const auto device = MakeDevice();
+  for (const std::int64_t cols : {1, 2, 15, 16, 17, 64, 1000}) {
+    const std::int64_t rows = 3;
+    std::vector<float> x = Random(2).Floats(rows * cols);
+    for (float& value : x) value += 10.0F;  // a mean that one pass would pay for in digits
+    const std::vector<float> gain = Random(3).Floats(cols);
+    const std::vector<float> bias = Random(4).Floats(cols);
+    const float eps = 1e-5F;
+    std::vector<float> y(x.size());
+    std::vector<float> plain(x.size());
+    device->LayerNorm(x.data(), cols, rows, cols, gain.data(), bias.data(), eps, y.data(), cols);
+    device->LayerNorm(x.data(), cols, rows, cols, nullptr, nullptr, eps, plain.data(), cols);
+    for (std::int64_t r = 0; r < rows; ++r) {
+      double mean = 0;
+      double variance = 0;
+      const auto at = [&](std::int64_t c) { return static_cast<std::size_t>(r * cols + c); };
+      for (std::int64_t c = 0; c < cols; ++c)
+        mean += static_cast<double>(x[at(c)]) / static_cast<double>(cols);
+      for (std::int64_t c = 0; c < cols; ++c) {
+        variance += std::pow(static_cast<double>(x[at(c)]) - mean, 2) / static_cast<double>(cols);
+      }
+      for (std::int64_t c = 0; c < cols; ++c) {
+        const double normal =
+            (static_cast<double>(x[at(c)]) - mean) / std::sqrt(variance + static_cast<double>(eps));
+        const auto column = static_cast<std::size_t>(c);
+        ASSERT_NEAR(static_cast<double>(plain[at(c)]), normal, kLayerNormTolerance) << cols;
+        ASSERT_NEAR(static_cast<double>(y[at(c)]),
+                    normal * static_cast<double>(gain[column]) + static_cast<double>(bias[column]),
+                    kLayerNormTolerance)
+            << cols;
+      }
+    }
+    device->LayerNorm(x.data(), cols, rows, cols, gain.data(), bias.data(), eps, x.data(), cols);
+    EXPECT_TRUE(SameBits(x.data(), y.data(), rows * cols)) << "in place, " << cols;
+  }
+}
+
+TEST_P(RowOpsTest, LayerNormOfARowDoesNotDependOnOtherRowsOrThreads) {
+  const std::int64_t rows = 70;
+  const std::int64_t cols = 500;  // enough for several threads
+  const std::vector<float> x = Random(8).Floats(rows * cols);
+  std::vector<float> first;
+  for (const int threads : {1, 2, 3}) {
+    const auto device = MakeDevice(threads);
+    std::vector<float> y(x.size());
+    device->LayerNorm(x.data(), cols, rows, cols, nullptr, nullptr, 1e-5F, y.data(), cols);
+    if (first.empty()) first = y;
+    EXPECT_TRUE(SameBits(y.data(), first.data(), rows * cols));
+    std::vector<float> one(static_cast<std::size_t>(cols));
+    device->LayerNorm(x.data() + 69 * cols, cols, 1, cols, nullptr, nullptr, 1e-5F, one.data(), cols);
+    EXPECT_TRUE(SameBits(one.data(), first.data() + 69 * cols, cols));
+  }
+}
+
+TEST_P(RowOpsTest, AddAndGatherRows) {
+  const auto device = MakeDevice();
+  const std::int64_t cols = 5;
+  const std::vector<float> table = Random(1).Floats(4 * cols);
+  const std::vector<std::int32_t> index = {3, 0, 3};
+  std::vector<float> y(3 * 6, 1.0F);
+  device->AddRows(table.data(), index, cols, y.data(), 6);
+  std::vector<float> gathered(3 * 7, 9.0F);
+  device->GatherRows(table.data(), cols, index, cols, gathered.data(), 7);
+  for (std::size_t r = 0; r < 3; ++r) {
+    for (std::size_t c = 0; c < 5; ++c) {
+      const float expected = table[static_cast<std::size_t>(index[r]) * 5 + c];
+      EXPECT_EQ(y[r * 6 + c], 1.0F + expected);
+      EXPECT_EQ(gathered[r * 7 + c], expected);
+    }
+    EXPECT_EQ(y[r * 6 + 5], 1.0F);
+    EXPECT_EQ(gathered[r * 7 + 5], 9.0F);
+  }
+}
+
+TEST_P(RowOpsTest, RandomWeightsHaveTheWantedDeviationAndComeFromTheSeed) {
+  const std::int64_t out = 70;
+  const std::int64_t in = 333;
+  std::vector<std::int32_t> ids(static_cast<std::size_t>(out));
+  for (std::size_t i = 0; i < ids.size(); ++i) ids[i] = static_cast<std::int32_t>(i);
+  const auto values = [&](int threads, DType dtype, std::uint64_t seed) {
+    const auto device = MakeDevice(threads);
+    const auto weights = device->RandomLinear(out, in, true, dtype, 0.02F, seed);
+    EXPECT_TRUE(weights) << weights.error().ToString();
+    std::vector<float> rows(static_cast<std::size_t>(out * in));
+    device->Embed(**weights, ids, rows.data(), in);
+    return rows;
+  };
+  for (const DType dtype : {DType::kF32, DType::kF16, DType::kBF16, DType::kI8}) {
+    const std::vector<float> one = values(1, dtype, 7);
+    EXPECT_EQ(one, values(3, dtype, 7)) << DTypeName(dtype);
+    EXPECT_NE(one, values(1, dtype, 8)) << DTypeName(dtype);
+    double sum = 0;
+    double squares = 0;
+    for (const float value : one) {
+      sum += static_cast<double>(value);
+      squares += static_cast<double>(value) * static_cast<double>(value);
+    }
+    const auto count = static_cast<double>(one.size());
+    EXPECT_NEAR(sum / count, 0, 0.0005) << DTypeName(dtype);
+    EXPECT_NEAR(std::sqrt(squares / count), 0.02, 0.0004) << DTypeName(dtype);
+  }
+}
+
+TEST_P(RowOpsTest, MeasuresABandwidth) {
+  const auto device = MakeDevice();
+  const auto bandwidth = device->MeasureReadBandwidth(1);
+  ASSERT_TRUE(bandwidth) << bandwidth.error().ToString();
+  EXPECT_GT(*bandwidth, 1e7);
+  EXPECT_LT(*bandwidth, 1e13);
+}
+
+BLOOMERY_FOR_EACH_ISA(RowOpsTest);
+
+class HostileSourceTest : public testing::Test {
+ protected:
+  std::unique_ptr<Device> device_ = *MakeCpuDevice({.threads = 1});
+
+  std::string Pack(const LinearSource& source, DType dtype = DType::kF32) {
+    const auto weights = device_->PackLinear(source, dtype);
+    return weights ? "packed" : std::string(ErrorCodeName(weights.error().code));
+  }
+};
+
+TEST_F(HostileSourceTest, PackLinearRefusesWhatDoesNotFit) {
+  const TestTensor tensor({4, 3}, DType::kF32, std::vector<float>(12, 1.0F));
+  const auto source = [&](std::int64_t out, std::int64_t in, std::int64_t first, std::int64_t rows) {
+    return LinearSource{
+        .out_features = out, .in_features = in, .weight = {{&tensor.view(), first, rows}}, .bias = {}};
+  };
+  EXPECT_EQ(Pack(source(4, 3, 0, 4)), "packed");
+  EXPECT_EQ(Pack(source(4, 3, 0, 4), DType::kI32), "invalid_argument");
+  EXPECT_EQ(Pack(source(5, 3, 0, 4)), "invalid_argument");
+  EXPECT_EQ(Pack(source(4, 3, 1, 4)), "invalid_argument");
+  EXPECT_EQ(Pack(source(4, 3, -1, 4)), "invalid_argument");
+  EXPECT_EQ(Pack(source(4, 4, 0, 4)), "invalid_argument");
+  EXPECT_EQ(Pack(source(0, 3, 0, 0)), "invalid_argument");
+  EXPECT_EQ(Pack(source(4, 3, 1, std::numeric_limits<std::int64_t>::max())), "invalid_argument");
+  EXPECT_EQ(Pack(source(std::int64_t{1} << 62U, 3, 0, 4)), "too_large");
+  EXPECT_EQ(Pack({.out_features = 4, .in_features = 3, .weight = {{nullptr, 0, 4}}, .bias = {}}),
+            "invalid_argument");
+}
+
+TEST_F(HostileSourceTest, PackLinearRefusesTensorsThatLie) {
+  TestTensor tensor({4, 3}, DType::kF32, std::vector<float>(12, 1.0F));
+  const LinearSource source{
+      .out_features = 4, .in_features = 3, .weight = {{&tensor.view(), 0, 4}}, .bias = {}};
+  tensor.view().bytes = tensor.view().bytes.first(47);
+  EXPECT_EQ(Pack(source), "corrupt");
+  tensor.view().shape = {-4, -3};
+  EXPECT_EQ(Pack(source), "corrupt");
+  tensor.view().shape = {std::int64_t{1} << 62U, 64};
+  EXPECT_EQ(Pack(source), "corrupt");
+  tensor.view().dtype = DType::kI64;
+  EXPECT_EQ(Pack(source), "unsupported");
+}
+
+TEST_F(HostileSourceTest, BiasIsCheckedToo) {
+  const TestTensor tensor({4, 3}, DType::kF32, std::vector<float>(12, 1.0F));
+  const TestTensor bias({3}, DType::kF32, std::vector<float>(3, 1.0F));
+  EXPECT_EQ(Pack({.out_features = 4,
+                  .in_features = 3,
+                  .weight = {{&tensor.view(), 0, 4}},
+                  .bias = {{&bias.view(), 0, 3}}}),
+            "invalid_argument");
+}
+
+TEST_F(HostileSourceTest, SizesBeyondMemoryAreErrors) {
+  const auto weights = device_->RandomLinear(std::int64_t{1} << 30U, 1 << 14, false, DType::kF32, 0.02F, 1);
+  ASSERT_FALSE(weights);
+  EXPECT_EQ(weights.error().code, ErrorCode::kOutOfMemory);
+  EXPECT_NE(weights.error().message.find("missing"), std::string::npos) << weights.error().message;
+  const auto buffer = device_->Allocate(std::size_t{1} << 60U);
+  ASSERT_FALSE(buffer);
+  EXPECT_EQ(buffer.error().code, ErrorCode::kOutOfMemory);
+}
+
+TEST_F(HostileSourceTest, PackedBytesIsWhatPackingTakes) {
+  for (const DType dtype : {DType::kF32, DType::kF16, DType::kBF16, DType::kI8}) {
+    const auto weights = device_->RandomLinear(33, 70, true, dtype, 0.02F, 1);
+    ASSERT_TRUE(weights);
+    EXPECT_EQ(device_->PackedBytes(33, 70, true, dtype), (*weights)->size_bytes()) << DTypeName(dtype);
+    EXPECT_EQ((*weights)->out_features(), 33);
+    EXPECT_EQ((*weights)->in_features(), 70);
+  }
+  EXPECT_EQ(device_->PackedBytes(16, 4, false, DType::kI8), 16U * 4U + 16U * 4U);
+  EXPECT_EQ(device_->PackedBytes(std::int64_t{1} << 40U, std::int64_t{1} << 40U, false, DType::kF32),
+            std::numeric_limits<std::uint64_t>::max());
+}
+
+}  // namespace
+}  // namespace bloomery

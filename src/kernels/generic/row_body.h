@@ -1,0 +1,101 @@
+// plain header: the operations that go over one row of activations, over a vector trait V: a linear layer's
+// epilogue, quantisation, layer norm, f32 to f16.
+#pragma once
+
+#include "kernels/generic/math_body.h"
+#include "kernels/kernel_table.h"
+
+namespace bloomery::generic {
+
+template <class V>
+void Epilogue(const LinearEpilogue& e) {
+  using F = typename V::F;
+  const F scales = e.scales != nullptr ? V::Load(e.scales) : V::Set1(1.0F);
+  const F bias = e.bias != nullptr ? V::Load(e.bias) : V::Zero();
+  for (int64_t r = 0; r < e.rows; ++r) {
+    F value = V::Load(e.acc + r * e.acc_stride);
+    if (e.scales != nullptr) value = V::Mul(value, scales);
+    if (e.bias != nullptr) value = V::Add(value, bias);
+    value = Activate<V>(value, e.activation);
+    if (e.residual != nullptr) {
+      value = V::Add(value, V::LoadFirst(e.residual + r * e.residual_stride, e.columns));
+    }
+    V::StoreFirst(e.y + r * e.y_stride, value, e.columns);
+  }
+}
+
+// Lanes of x from index k on, zero past the end.
+template <class V>
+inline typename V::F LoadRow(const float* x, int64_t k, int64_t end) {
+  return end - k >= kPanelColumns ? V::Load(x + k)
+                                  : V::LoadFirst(x + k, end > k ? static_cast<int>(end - k) : 0);
+}
+
+// scale = max|x|/127 of the group, q = x/scale rounded to nearest even. A NaN or infinity makes the scale NaN
+// (x·0 is NaN for those and 0 for the rest), so that it reaches the output instead of vanishing.
+template <class V>
+void Quantize(const QuantizeRow& q) {
+  using F = typename V::F;
+  for (int64_t begin = 0, group = 0; begin < q.k_padded; begin += kQuantGroup, ++group) {
+    const int64_t end = q.k_padded - begin < kQuantGroup ? q.k_padded : begin + kQuantGroup;
+    F largest = V::Zero();
+    F poison = V::Zero();
+    for (int64_t k = begin; k < end; k += kPanelColumns) {
+      const F x = LoadRow<V>(q.x, k, q.k);
+      largest = V::Max(V::Abs(x), largest);
+      poison = V::Fma(x, V::Zero(), poison);
+    }
+    const float absmax = MaxLanes<V>(largest);
+    const F inverse = V::Set1(absmax > kQuantFloor ? 127.0F / absmax : 0.0F);
+    F sum = V::Zero();  // of integers below 2²⁴: exact in any order
+    for (int64_t k = begin; k < end; k += kPanelColumns) {
+      F v = V::Mul(LoadRow<V>(q.x, k, q.k), inverse);
+      v = V::Round(V::Min(V::Max(v, V::Set1(-127.0F)), V::Set1(127.0F)));
+      sum = V::Add(sum, v);
+      int8_t bytes[kPanelColumns];
+      V::StoreInt8(bytes, v);
+      for (int64_t i = 0; i < kPanelColumns && k + i < end; i += 4) {
+        __builtin_memcpy(q.out + ((k + i) / 4 * q.rows + q.row) * 4, bytes + i, 4);
+      }
+    }
+    q.scales[group * q.rows + q.row] = absmax / 127.0F + SumLanes<V>(poison);
+    q.offsets[group * q.rows + q.row] = -kWeightOffset * static_cast<int32_t>(SumLanes<V>(sum));
+  }
+}
+
+// Two passes: the mean first, then the squared distances from it, so that a large mean costs no digits.
+template <class V>
+void LayerNorm(const LayerNormRow& n) {
+  using F = typename V::F;
+  const float count = static_cast<float>(n.columns);
+  F sum = V::Zero();
+  for (int64_t c = 0; c < n.columns; c += kPanelColumns) sum = V::Add(sum, LoadRow<V>(n.x, c, n.columns));
+  const F mean = V::Set1(SumLanes<V>(sum) / count);
+  F squares = V::Zero();
+  for (int64_t c = 0; c < n.columns; c += kPanelColumns) {
+    // Lanes past the end are set to 0.
+    const int left = n.columns - c < kPanelColumns ? static_cast<int>(n.columns - c) : kPanelColumns;
+    const F distance = V::KeepFirst(V::Sub(LoadRow<V>(n.x, c, n.columns), mean), left);
+    squares = V::Fma(distance, distance, squares);
+  }
+  const F inverse = V::Div(V::Set1(1.0F), V::Sqrt(V::Set1(SumLanes<V>(squares) / count + n.eps)));
+  for (int64_t c = 0; c < n.columns; c += kPanelColumns) {
+    const int left = n.columns - c < kPanelColumns ? static_cast<int>(n.columns - c) : kPanelColumns;
+    F value = V::Mul(V::Sub(V::LoadFirst(n.x + c, left), mean), inverse);
+    if (n.gain != nullptr) value = V::Mul(value, V::LoadFirst(n.gain + c, left));
+    if (n.bias != nullptr) value = V::Add(value, V::LoadFirst(n.bias + c, left));
+    V::StoreFirst(n.y + c, value, left);
+  }
+}
+
+template <class V>
+void F32ToF16Row(const float* from, int64_t count, uint16_t* to) {
+  for (int64_t i = 0; i < count; i += kPanelColumns) {
+    uint16_t bits[kPanelColumns];
+    V::StoreF16(bits, LoadRow<V>(from, i, count));
+    const int64_t left = count - i < kPanelColumns ? count - i : kPanelColumns;
+    __builtin_memcpy(to + i, bits, static_cast<size_t>(left) * sizeof(uint16_t));
+  }
+}
+
+}  // namespace bloomery::generic

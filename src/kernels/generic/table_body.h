@@ -1,0 +1,21 @@
+// plain header: builds the table entries that do not depend on an instruction set's block sizes.
+#pragma once
+
+#include "kernels/generic/attention_body.h"
+#include "kernels/generic/linear_body.h"
+#include "kernels/generic/row_body.h"
+#include "kernels/kernel_table.h"
+
+namespace bloomery::generic {
+
+template <class V, class Weights, int R, int P>
+constexpr LinearKernel FloatKernel() {
+  return {R, P, FloatBlock<V, Weights, R, P>, FloatBlock<V, Weights, R, 1>};
+}
+
+template <class V, int R, int P>
+constexpr LinearKernel Int8Kernel() {
+  return {R, P, Int8Block<V, R, P>, Int8Block<V, R, 1>};
+}
+
+}  // namespace bloomery::generic

@@ -1,0 +1,134 @@
+// plain header: no STL, so that translation units compiled for one instruction set may include it.
+//
+// What one instruction set offers to the CPU device: a table of functions over plain pointers. The device
+// (linear.cc, attention.cc …) cuts the work, packs inputs and checks arguments; a table's function does one
+// piece on the calling thread and never allocates.
+//
+// Packed weights, one panel = 16 output features (lanes), K padded with zeros:
+//
+//   f32, f16   [panel][k][16]
+//   bf16       [panel][k/2][16][2]     pairs along K fill a 32-bit lane
+//   int8       [panel][k/4][16][4]     groups of 4 along K fill a 32-bit lane; stored as w + 128
+//
+// Lanes are outputs, so no sum over K ever crosses lanes: each output is one chain of multiply-adds in rising
+// k, the same chain in every row and panel count. That is what makes a row's result independent of its batch.
+#pragma once
+
+#include <stddef.h>
+#include <stdint.h>
+
+namespace bloomery {
+
+constexpr int kPanelColumns = 16;  // one 512-bit or two 256-bit registers of f32
+
+// Activations of int8 layers get one scale per row and kQuantGroup values along K, because single features
+// can be 100 times larger than the rest (OPT from 6.7B up). 128: long enough that converting the integer sum
+// (once per 32 dot instructions) costs a few percent, short enough that an outlier spoils 128 values and no
+// more; and 128·127·127 < 2²⁴, so that a group's sum converts to f32 exactly.
+constexpr int kQuantGroup = 128;
+
+// A group whose largest value is below this is taken as zero: 127/absmax would no longer be finite soon
+// after.
+constexpr float kQuantFloor = 1e-30F;
+
+// Added to int8 weights in storage: the dot instruction of VNNI takes unsigned × signed bytes.
+constexpr int kWeightOffset = 128;
+
+constexpr int kKvTokens = 16;  // tokens of one KV block; kKvBlockTokens of tensor/device.h
+
+enum KernelType { kTypeF32, kTypeF16, kTypeBF16, kTypeI8, kKernelTypes };
+enum KernelActivation { kActNone, kActRelu, kActGeluTanh, kActGeluErf };
+
+// acc[r][p·16 + lane] (+)= Σ over k of weights · x, for the kernel's number of rows and panels.
+struct LinearBlock {
+  const void* weights;       // first panel, at the block's first k
+  int64_t panel_bytes;       // from one panel to the next
+  int64_t k;                 // padded; for int8 a group boundary or the end
+  const void* x;             // packed rows: f32 [k][rows], or int8 [k/4][rows][4]
+  const float* x_scales;     // int8: [group][rows]
+  const int32_t* x_offsets;  // int8: [group][rows], −128·Σx of the group: undoes kWeightOffset
+  float* acc;                // [rows][acc_stride]
+  int64_t acc_stride;        // floats
+  bool resume;               // continue from acc (a later part of K) rather than from zero
+};
+
+// A kernel for `rows` rows: `wide` takes `panels` panels at once, `single` one.
+struct LinearKernel {
+  int rows;
+  int panels;
+  void (*wide)(const LinearBlock&);
+  void (*single)(const LinearBlock&);
+};
+
+constexpr int kMaxLinearKernels = 6;
+
+// y = activation(acc · scale + bias) + residual over `columns` ≤ 16 columns of `rows` rows.
+struct LinearEpilogue {
+  const float* acc;
+  int64_t acc_stride;
+  const float* scales;    // [16] or null
+  const float* bias;      // [16] or null
+  const float* residual;  // or null; may be y
+  int64_t residual_stride;
+  float* y;
+  int64_t y_stride;
+  int64_t rows;
+  int columns;
+  int activation;  // KernelActivation
+};
+
+// Quantises one row of a packed block of `rows` rows: x[0, k) to out[k/4][row][4], its group scales and
+// offsets. k_padded is a multiple of 4; padding becomes 0.
+struct QuantizeRow {
+  const float* x;
+  int64_t k;
+  int64_t k_padded;
+  int rows;
+  int row;
+  int8_t* out;
+  float* scales;     // [group][rows]
+  int32_t* offsets;  // [group][rows]
+};
+
+struct LayerNormRow {
+  const float* x;
+  float* y;
+  int64_t columns;
+  const float* gain;  // or null
+  const float* bias;  // or null
+  float eps;
+};
+
+// One query row and head over keys [0, keys). Keys: [block][…][head_dim][16]; values:
+// [block][…][16][head_dim].
+struct AttentionRow {
+  const float* q;        // [head_dim]
+  float* out;            // [head_dim]
+  float* scratch;        // [head_dim rounded up to 16]
+  const void* key_base;  // this layer and head in block 0
+  const void* value_base;
+  int64_t block_bytes;    // from one block to the next, for keys and for values
+  const int32_t* blocks;  // [ceil(keys / 16)]
+  int64_t keys;
+  int head_dim;
+  float scale;
+  float slope;  // added per key position (ALiBi); 0 for none
+};
+
+struct KernelTable {
+  LinearKernel linear[kKernelTypes][kMaxLinearKernels];  // falling `rows`, ends with rows == 1
+  void (*epilogue)(const LinearEpilogue&);
+  void (*quantize_row)(const QuantizeRow&);
+  void (*layer_norm_row)(const LayerNormRow&);
+  void (*attention_row[3])(const AttentionRow&);  // by the cache's KernelType: f32, f16, bf16
+  void (*f32_to_f16)(const float* from, int64_t count, uint16_t* to);
+  // Reads every byte with the widest loads and returns a checksum, so that no load can be left out.
+  uint64_t (*read_bytes)(const void* from, size_t size_bytes);
+};
+
+extern const KernelTable kRefKernels;
+extern const KernelTable kAvx2Kernels;
+extern const KernelTable kAvx512Kernels;
+extern const KernelTable kVnniKernels;
+
+}  // namespace bloomery

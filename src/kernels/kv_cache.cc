@@ -1,0 +1,215 @@
+#include "kernels/kv_cache.h"
+
+#include <algorithm>
+#include <array>
+#include <atomic>
+#include <cassert>
+#include <cstring>
+#include <optional>
+
+#include "base/system.h"
+#include "kernels/memory.h"
+
+namespace bloomery {
+namespace {
+
+static_assert(kKvTokens == kKvBlockTokens);
+
+// A value vector at the end of the last block may be read to the next multiple of 16 elements.
+constexpr std::uint64_t kSlackBytes = kPanelColumns * sizeof(float);
+
+// Rows of a slice that one task takes: they share the keys and values in L2; more would leave threads idle at
+// the end of a short prefill.
+constexpr std::int64_t kTaskRows = 16;
+
+std::uint64_t ScratchFloats(int head_dim) {
+  return (static_cast<std::uint64_t>(head_dim) + kPanelColumns - 1) / kPanelColumns * kPanelColumns;
+}
+
+KernelType TypeOf(DType dtype) {
+  return dtype == DType::kF32 ? kTypeF32 : dtype == DType::kF16 ? kTypeF16 : kTypeBF16;
+}
+
+// keys + values of `blocks` blocks of `block_bytes`, with slack; nothing where it overflows.
+std::optional<std::uint64_t> SideBytes(const KvCacheShape& shape, std::int64_t blocks,
+                                       std::uint64_t block_bytes) {
+  const auto layer = CheckedMul(block_bytes, static_cast<std::uint64_t>(blocks));
+  const auto side = layer ? CheckedMul(*layer, static_cast<std::uint64_t>(shape.layers)) : std::nullopt;
+  return side ? CheckedAdd(*side, kSlackBytes) : std::nullopt;
+}
+
+}  // namespace
+
+Result<std::unique_ptr<PagedKvCache>> PagedKvCache::Make(const KvCacheShape& shape, std::int64_t blocks,
+                                                         int threads) {
+  if (shape.layers < 1 || shape.heads < 1 || shape.head_dim < 1 || blocks < 1) {
+    return Fail(ErrorCode::kInvalidArgument,
+                "[kv cache] expected positive sizes, got {} layers, {} heads, {} head dim, {} blocks",
+                shape.layers, shape.heads, shape.head_dim, blocks);
+  }
+  if (shape.dtype != DType::kF32 && shape.dtype != DType::kF16 && shape.dtype != DType::kBF16) {
+    return Fail(ErrorCode::kInvalidArgument, "[kv cache] expected f32, f16 or bf16, got {}",
+                DTypeName(shape.dtype));
+  }
+  // Two ints and two small factors: below 2⁶⁴ by far only if both ints are; checked all the same.
+  const std::uint64_t head_bytes =
+      static_cast<std::uint64_t>(shape.head_dim) * kKvTokens * SizeOf(shape.dtype);
+  const auto block_bytes = CheckedMul(head_bytes, static_cast<std::uint64_t>(shape.heads));
+  const auto side = block_bytes ? SideBytes(shape, blocks, *block_bytes) : std::nullopt;
+  const auto total = side ? CheckedMul(*side, 2) : std::nullopt;
+  if (!total) return Fail(ErrorCode::kTooLarge, "[kv cache] the size of {} blocks overflows", blocks);
+  if (const std::uint64_t available = AvailableMemoryBytes(); *total > available) {
+    return Fail(ErrorCode::kOutOfMemory,
+                "[kv cache] {} blocks need {} bytes, {} are available: {} bytes are missing", blocks, *total,
+                available, *total - available);
+  }
+  auto cache = std::unique_ptr<PagedKvCache>(new PagedKvCache(shape, blocks));
+  cache->head_bytes_ = head_bytes;
+  cache->block_bytes_ = *block_bytes;
+  ASSIGN_OR_RETURN(cache->keys_, AlignedBuffer::Allocate(*side));
+  ASSIGN_OR_RETURN(cache->values_, AlignedBuffer::Allocate(*side));
+  ASSIGN_OR_RETURN(cache->scratch_, AlignedBuffer::Allocate(ScratchFloats(shape.head_dim) * sizeof(float) *
+                                                            static_cast<std::uint64_t>(threads)));
+  return cache;
+}
+
+float* PagedKvCache::scratch(int thread) const {
+  return scratch_.as<float>() + ScratchFloats(shape_.head_dim) * static_cast<std::uint64_t>(thread);
+}
+
+namespace {
+
+// Where token `position` of a sequence lies: its block, and its place in it.
+struct Place {
+  std::uint64_t block_offset;  // bytes from the layer's start
+  std::int64_t token;
+};
+
+Place PlaceOf(const PagedKvCache& cache, const SequenceSlice& slice, std::int64_t position) {
+  const std::int32_t block = slice.blocks[position / kKvTokens];
+  assert(block >= 0 && block < cache.blocks());
+  return {static_cast<std::uint64_t>(block) * cache.block_bytes(), position % kKvTokens};
+}
+
+template <typename Element>
+void ScatterHead(const Element* k, const Element* v, int head_dim, std::int64_t token, std::byte* keys,
+                 std::byte* values) {
+  auto* key_slots = reinterpret_cast<Element*>(keys) + token;
+  for (int d = 0; d < head_dim; ++d) key_slots[d * kKvTokens] = k[d];
+  std::memcpy(values + static_cast<std::size_t>(token * head_dim) * sizeof(Element), v,
+              static_cast<std::size_t>(head_dim) * sizeof(Element));
+}
+
+// One head of one token in the 16-bit types, piece by piece through buffers on the stack.
+template <typename Convert>
+void StoreHalfHead(const float* k, const float* v, int head_dim, std::int64_t token, std::byte* keys,
+                   std::byte* values, Convert convert) {
+  constexpr int kPiece = 256;
+  std::array<std::uint16_t, kPiece> bits;
+  auto* key_slots = reinterpret_cast<std::uint16_t*>(keys) + token;
+  auto* value_slots = reinterpret_cast<std::uint16_t*>(values) + token * head_dim;
+  for (int begin = 0; begin < head_dim; begin += kPiece) {
+    const int count = std::min(kPiece, head_dim - begin);
+    convert(k + begin, count, bits.data());
+    for (int d = 0; d < count; ++d) key_slots[(begin + d) * kKvTokens] = bits[static_cast<std::size_t>(d)];
+    convert(v + begin, count, value_slots + begin);
+  }
+}
+
+void ToBF16(const float* from, std::int64_t count, std::uint16_t* to) {
+  std::transform(from, from + count, to, F32ToBF16);
+}
+
+void StoreToken(const KernelTable& kernels, PagedKvCache& cache, int layer, const Place& place,
+                const float* k, const float* v) {
+  const KvCacheShape& shape = cache.shape();
+  for (int head = 0; head < shape.heads; ++head) {
+    const std::uint64_t offset = place.block_offset + static_cast<std::uint64_t>(head) * cache.head_bytes();
+    std::byte* keys = cache.keys(layer) + offset;
+    std::byte* values = cache.values(layer) + offset;
+    const float* head_k = k + static_cast<std::int64_t>(head) * shape.head_dim;
+    const float* head_v = v + static_cast<std::int64_t>(head) * shape.head_dim;
+    if (shape.dtype == DType::kF32) {
+      ScatterHead(head_k, head_v, shape.head_dim, place.token, keys, values);
+    } else {
+      StoreHalfHead(head_k, head_v, shape.head_dim, place.token, keys, values,
+                    shape.dtype == DType::kF16 ? kernels.f32_to_f16 : ToBF16);
+    }
+  }
+}
+
+}  // namespace
+
+void StoreKvRows(ThreadPool& pool, const KernelTable& kernels, PagedKvCache& cache, int layer, const float* k,
+                 const float* v, std::int64_t stride, std::span<const SequenceSlice> slices) {
+  assert(layer >= 0 && layer < cache.shape().layers);
+  for (const SequenceSlice& slice : slices) {
+    pool.ParallelFor(slice.rows, kKvTokens, [&](std::int64_t begin, std::int64_t end) {
+      for (std::int64_t row = begin; row < end; ++row) {
+        const std::int64_t from = (slice.first_row + row) * stride;
+        StoreToken(kernels, cache, layer, PlaceOf(cache, slice, slice.first_position + row), k + from,
+                   v + from);
+      }
+    });
+  }
+}
+
+void CopyBlock(ThreadPool& pool, PagedKvCache& cache, std::int32_t from, std::int32_t to) {
+  assert(from >= 0 && from < cache.blocks() && to >= 0 && to < cache.blocks());
+  if (from == to) return;
+  const std::uint64_t bytes = cache.block_bytes();
+  pool.ParallelFor(cache.shape().layers, 1, [&](std::int64_t begin, std::int64_t end) {
+    for (std::int64_t layer = begin; layer < end; ++layer) {
+      for (std::byte* side : {cache.keys(static_cast<int>(layer)), cache.values(static_cast<int>(layer))}) {
+        std::memcpy(side + static_cast<std::uint64_t>(to) * bytes,
+                    side + static_cast<std::uint64_t>(from) * bytes, bytes);
+      }
+    }
+  });
+}
+
+void AttentionRunner::RunTask(const Device::AttentionArgs& args, const Task& task, int thread) const {
+  const auto& cache = static_cast<const PagedKvCache&>(*args.cache);
+  const KvCacheShape& shape = cache.shape();
+  const int kv_head = task.head / (args.heads / shape.heads);
+  const std::uint64_t offset = static_cast<std::uint64_t>(kv_head) * cache.head_bytes();
+  for (std::int64_t row = task.first_row; row < task.first_row + task.rows; ++row) {
+    const std::int64_t column = static_cast<std::int64_t>(task.head) * shape.head_dim;
+    const std::int64_t step_row = task.slice->first_row + row;
+    kernels_.attention_row[TypeOf(shape.dtype)](
+        {.q = args.q + step_row * args.q_stride + column,
+         .out = args.out + step_row * args.out_stride + column,
+         .scratch = cache.scratch(thread),
+         .key_base = cache.keys(args.layer) + offset,
+         .value_base = cache.values(args.layer) + offset,
+         .block_bytes = static_cast<std::int64_t>(cache.block_bytes()),
+         .blocks = task.slice->blocks,
+         .keys = task.slice->first_position + row + 1,
+         .head_dim = shape.head_dim,
+         .scale = args.scale,
+         .slope = args.alibi_slopes == nullptr ? 0.0F : args.alibi_slopes[task.head]});
+  }
+}
+
+void AttentionRunner::Run(const Device::AttentionArgs& args) {
+  const KvCacheShape& shape = args.cache->shape();
+  assert(args.layer >= 0 && args.layer < shape.layers);
+  assert(args.heads >= shape.heads && args.heads % shape.heads == 0);
+  tasks_.clear();
+  for (const SequenceSlice& slice : args.slices) {
+    for (int head = 0; head < args.heads; ++head) {
+      for (std::int64_t row = 0; row < slice.rows; row += kTaskRows) {
+        tasks_.push_back({&slice, head, row, std::min(kTaskRows, slice.rows - row)});
+      }
+    }
+  }
+  if (tasks_.empty()) return;
+  std::atomic<std::size_t> next{0};
+  pool_.Run([&](int thread) {
+    for (std::size_t i = 0; (i = next.fetch_add(1, std::memory_order_relaxed)) < tasks_.size();) {
+      RunTask(args, tasks_[i], thread);
+    }
+  });
+}
+
+}  // namespace bloomery

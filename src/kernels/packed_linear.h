@@ -1,0 +1,85 @@
+// A linear layer in the packed layout of kernel_table.h: its memory, and the two ways to fill it (from
+// checkpoint tensors, from random numbers). Left out: multiplying with it (linear.h).
+#pragma once
+
+#include <cstdint>
+#include <memory>
+
+#include "base/result.h"
+#include "base/thread_pool.h"
+#include "kernels/kernel_table.h"
+#include "tensor/aligned_buffer.h"
+#include "tensor/device.h"
+
+namespace bloomery {
+
+// Where the parts of a layer lie in its one buffer.
+//
+//   [ panels: panels · panel_bytes ][ scales: panels · 16 f32, int8 only ][ bias: panels · 16 f32, if any ]
+struct PackedShape {
+  std::int64_t out_features = 0;
+  std::int64_t in_features = 0;
+  DType dtype = DType::kF32;
+  bool has_bias = false;
+
+  // Derived.
+  KernelType type = kTypeF32;
+  std::int64_t panels = 0;
+  std::int64_t k_padded = 0;  // in_features rounded up to the layout's group along K
+  std::uint64_t panel_bytes = 0;
+  std::uint64_t scales_offset = 0;
+  std::uint64_t bias_offset = 0;
+  std::uint64_t total_bytes = 0;
+};
+
+// kInvalidArgument for a feature count below 1 or a dtype that has no packed layout, kTooLarge where sizes
+// overflow.
+Result<PackedShape> MakePackedShape(std::int64_t out_features, std::int64_t in_features, bool has_bias,
+                                    DType dtype);
+
+// Immutable once handed out.
+class PackedLinear final : public LinearWeights {
+ public:
+  PackedLinear(PackedShape shape, AlignedBuffer buffer) : shape_(shape), buffer_(std::move(buffer)) {}
+
+  std::int64_t out_features() const override { return shape_.out_features; }
+  std::int64_t in_features() const override { return shape_.in_features; }
+  DType dtype() const override { return shape_.dtype; }
+  std::uint64_t size_bytes() const override { return shape_.total_bytes; }
+
+  const PackedShape& shape() const { return shape_; }
+  std::byte* panel(std::int64_t index) {
+    return buffer_.data() + static_cast<std::uint64_t>(index) * shape_.panel_bytes;
+  }
+  const std::byte* panel(std::int64_t index) const {
+    return buffer_.data() + static_cast<std::uint64_t>(index) * shape_.panel_bytes;
+  }
+  // [panels · 16], null unless int8.
+  float* scales() { return At(shape_.dtype == DType::kI8, shape_.scales_offset); }
+  const float* scales() const { return const_cast<PackedLinear*>(this)->scales(); }
+  // [panels · 16], null without bias.
+  float* bias() { return At(shape_.has_bias, shape_.bias_offset); }
+  const float* bias() const { return const_cast<PackedLinear*>(this)->bias(); }
+  // Row `feature` as f32, [in_features].
+  void ReadRow(std::int64_t feature, float* out) const;
+
+ private:
+  float* At(bool present, std::uint64_t offset) {
+    return present ? reinterpret_cast<float*>(buffer_.data() + offset) : nullptr;
+  }
+
+  PackedShape shape_;
+  AlignedBuffer buffer_;
+};
+
+// kInvalidArgument where the ranges do not give [out_features, in_features]; kUnsupported for a source dtype
+// other than f32, f16, bf16; kCorrupt for a tensor with fewer bytes than its shape; kOutOfMemory.
+Result<std::unique_ptr<PackedLinear>> PackFromSource(ThreadPool& pool, const KernelTable& kernels,
+                                                     const LinearSource& source, DType dtype);
+
+// Device::RandomLinear.
+Result<std::unique_ptr<PackedLinear>> PackRandom(ThreadPool& pool, std::int64_t out_features,
+                                                 std::int64_t in_features, bool has_bias, DType dtype,
+                                                 float stddev, std::uint64_t seed);
+
+}  // namespace bloomery

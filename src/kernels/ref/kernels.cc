@@ -1,0 +1,188 @@
+// The scalar truth: every entry of the kernel table in plain C++ for the x86-64 baseline, one row and one
+// panel at a time, written for reading. The vector kernels are tested against the same definitions.
+#include <algorithm>
+#include <cmath>
+#include <cstring>
+#include <limits>
+
+#include "kernels/kernel_table.h"
+#include "tensor/dtype.h"
+
+namespace bloomery {
+namespace {
+
+struct F32Element {
+  using Type = float;
+  static float Read(float value) { return value; }
+};
+struct F16Element {
+  using Type = std::uint16_t;
+  static float Read(std::uint16_t bits) { return F16ToF32(bits); }
+};
+struct BF16Element {
+  using Type = std::uint16_t;
+  static float Read(std::uint16_t bits) { return BF16ToF32(bits); }
+};
+
+// kGroup values along k lie side by side in a lane: 2 for bf16, 1 otherwise.
+template <typename Element, int kGroup>
+void FloatBlock(const LinearBlock& block) {
+  const auto* weights = static_cast<const typename Element::Type*>(block.weights);
+  const auto* x = static_cast<const float*>(block.x);
+  if (!block.resume) std::fill_n(block.acc, kPanelColumns, 0.0F);
+  for (std::int64_t k = 0; k < block.k; ++k) {
+    const auto* step = weights + k / kGroup * kGroup * kPanelColumns + k % kGroup;
+    for (int lane = 0; lane < kPanelColumns; ++lane)
+      block.acc[lane] += Element::Read(step[lane * kGroup]) * x[k];
+  }
+}
+
+void Int8Block(const LinearBlock& block) {
+  const auto* weights = static_cast<const std::uint8_t*>(block.weights);
+  const auto* x = static_cast<const std::int8_t*>(block.x);
+  if (!block.resume) std::fill_n(block.acc, kPanelColumns, 0.0F);
+  for (std::int64_t begin = 0, group = 0; begin < block.k; begin += kQuantGroup, ++group) {
+    const std::int64_t end = std::min(block.k, begin + kQuantGroup);
+    for (int lane = 0; lane < kPanelColumns; ++lane) {
+      std::int32_t dot = 0;
+      for (std::int64_t k = begin; k < end; ++k) {
+        dot += (weights[(k / 4 * kPanelColumns + lane) * 4 + k % 4] - kWeightOffset) * x[k];
+      }
+      block.acc[lane] += static_cast<float>(dot) * block.x_scales[group];
+    }
+  }
+}
+
+float Activate(float x, int activation) {
+  switch (activation) {
+    case kActRelu:
+      return x < 0.0F ? 0.0F : x;
+    case kActGeluTanh:
+      return 0.5F * x * (1.0F + std::tanh(0.79788456F * (x + 0.044715F * x * x * x)));
+    case kActGeluErf:
+      return 0.5F * x * (1.0F + std::erf(x * 0.70710678F));
+    default:
+      return x;
+  }
+}
+
+void Epilogue(const LinearEpilogue& e) {
+  for (std::int64_t r = 0; r < e.rows; ++r) {
+    for (int c = 0; c < e.columns; ++c) {
+      float value = e.acc[r * e.acc_stride + c];
+      if (e.scales != nullptr) value *= e.scales[c];
+      if (e.bias != nullptr) value += e.bias[c];
+      value = Activate(value, e.activation);
+      if (e.residual != nullptr) value += e.residual[r * e.residual_stride + c];
+      e.y[r * e.y_stride + c] = value;
+    }
+  }
+}
+
+void Quantize(const QuantizeRow& q) {
+  for (std::int64_t begin = 0, group = 0; begin < q.k_padded; begin += kQuantGroup, ++group) {
+    const std::int64_t end = std::min(q.k_padded, begin + kQuantGroup);
+    float absmax = 0.0F;
+    float poison = 0.0F;  // becomes NaN where the group holds a NaN or an infinity
+    for (std::int64_t k = begin; k < std::min(end, q.k); ++k) {
+      const float magnitude = std::fabs(q.x[k]);
+      absmax = magnitude > absmax ? magnitude : absmax;
+      poison += q.x[k] * 0.0F;
+    }
+    const float inverse = absmax > kQuantFloor ? 127.0F / absmax : 0.0F;
+    std::int32_t sum = 0;
+    for (std::int64_t k = begin; k < end; ++k) {
+      float v = k < q.k ? q.x[k] * inverse : 0.0F;
+      v = v > -127.0F ? v : -127.0F;  // NaN too
+      v = v < 127.0F ? v : 127.0F;
+      const auto rounded = static_cast<std::int8_t>(std::nearbyint(v));
+      q.out[(k / 4 * q.rows + q.row) * 4 + k % 4] = rounded;
+      sum += rounded;
+    }
+    q.scales[group * q.rows + q.row] = absmax / 127.0F + poison;
+    q.offsets[group * q.rows + q.row] = -kWeightOffset * sum;
+  }
+}
+
+void LayerNorm(const LayerNormRow& n) {
+  const auto count = static_cast<double>(n.columns);
+  double sum = 0;
+  for (std::int64_t c = 0; c < n.columns; ++c) sum += static_cast<double>(n.x[c]);
+  const double mean = sum / count;
+  double squares = 0;
+  for (std::int64_t c = 0; c < n.columns; ++c) {
+    const double distance = static_cast<double>(n.x[c]) - mean;
+    squares += distance * distance;
+  }
+  const double inverse = 1.0 / std::sqrt(squares / count + static_cast<double>(n.eps));
+  for (std::int64_t c = 0; c < n.columns; ++c) {
+    auto value = static_cast<float>((static_cast<double>(n.x[c]) - mean) * inverse);
+    if (n.gain != nullptr) value *= n.gain[c];
+    if (n.bias != nullptr) value += n.bias[c];
+    n.y[c] = value;
+  }
+}
+
+template <typename Element>
+const typename Element::Type* BlockAt(const void* base, const AttentionRow& a, std::int64_t key) {
+  return reinterpret_cast<const typename Element::Type*>(static_cast<const std::byte*>(base) +
+                                                         a.blocks[key / kKvTokens] * a.block_bytes);
+}
+
+template <typename Element>
+float Score(const AttentionRow& a, std::int64_t key) {
+  const auto* keys = BlockAt<Element>(a.key_base, a, key) + key % kKvTokens;
+  float dot = 0;
+  for (int d = 0; d < a.head_dim; ++d) dot += a.q[d] * Element::Read(keys[d * kKvTokens]);
+  return dot * a.scale + static_cast<float>(key) * a.slope;
+}
+
+// Two passes and scores computed twice: no scratch that grows with the context, and nothing to get wrong.
+template <typename Element>
+void Attention(const AttentionRow& a) {
+  float largest = -std::numeric_limits<float>::infinity();
+  for (std::int64_t key = 0; key < a.keys; ++key) largest = std::max(largest, Score<Element>(a, key));
+  std::fill_n(a.scratch, a.head_dim, 0.0F);
+  float sum = 0;
+  for (std::int64_t key = 0; key < a.keys; ++key) {
+    const float weight = std::exp(Score<Element>(a, key) - largest);
+    const auto* value = BlockAt<Element>(a.value_base, a, key) + key % kKvTokens * a.head_dim;
+    for (int d = 0; d < a.head_dim; ++d) a.scratch[d] += weight * Element::Read(value[d]);
+    sum += weight;
+  }
+  for (int d = 0; d < a.head_dim; ++d) a.out[d] = a.scratch[d] / sum;
+}
+
+void F32ToF16Row(const float* from, std::int64_t count, std::uint16_t* to) {
+  std::transform(from, from + count, to, F32ToF16);
+}
+
+std::uint64_t ReadBytes(const void* from, std::size_t size_bytes) {
+  const auto* bytes = static_cast<const std::byte*>(from);
+  std::uint64_t sum = 0;
+  for (std::size_t i = 0; i + sizeof(sum) <= size_bytes; i += sizeof(sum)) {
+    std::uint64_t value = 0;
+    std::memcpy(&value, bytes + i, sizeof(value));
+    sum += value;
+  }
+  return sum;
+}
+
+constexpr LinearKernel OneByOne(void (*run)(const LinearBlock&)) { return {1, 1, run, run}; }
+
+}  // namespace
+
+const KernelTable kRefKernels = {
+    .linear = {{OneByOne(FloatBlock<F32Element, 1>)},
+               {OneByOne(FloatBlock<F16Element, 1>)},
+               {OneByOne(FloatBlock<BF16Element, 2>)},
+               {OneByOne(Int8Block)}},
+    .epilogue = Epilogue,
+    .quantize_row = Quantize,
+    .layer_norm_row = LayerNorm,
+    .attention_row = {Attention<F32Element>, Attention<F16Element>, Attention<BF16Element>},
+    .f32_to_f16 = F32ToF16Row,
+    .read_bytes = ReadBytes,
+};
+
+}  // namespace bloomery
