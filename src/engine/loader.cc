@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <chrono>
 
+#include "base/log.h"
 #include "base/system.h"
 #include "checkpoint/checkpoint.h"
 
@@ -83,7 +84,14 @@ Result<LoadedModel> LoadModel(const LoadOptions& options, Device& device, const 
   LoadedModel model;
   if (options.shape.empty()) {
     if (progress) progress(0, "tokenizer");
-    ASSIGN_OR_RETURN(model.tokenizer, Tokenizer::Load(options.directory));
+    auto tokenizer = Tokenizer::Load(options.directory);
+    if (tokenizer) {
+      model.tokenizer = *std::move(tokenizer);
+    } else if (tokenizer.error().code == ErrorCode::kNotFound) {
+      spdlog::warn("{}; prompts must be token ids", tokenizer.error().message);
+    } else {
+      return std::unexpected(std::move(tokenizer).error());
+    }
   }
   ASSIGN_OR_RETURN(ModelWeights weights, Weights(options, spec, dtype, device, progress));
   model.max_batch_tokens = std::max<std::int64_t>(options.max_batch_tokens, options.max_batch_size);

@@ -32,7 +32,7 @@ struct LoadOptions {
 struct LoadedModel {
   std::unique_ptr<Transformer> transformer;
   std::unique_ptr<KvCache> kv_cache;
-  std::shared_ptr<const Tokenizer> tokenizer;  // null for shapes
+  std::shared_ptr<const Tokenizer> tokenizer;  // null for shapes and directories without one
   ModelInfo info;
   std::int64_t max_batch_tokens = 0;
   double load_s = 0;

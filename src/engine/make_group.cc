@@ -115,7 +115,8 @@ Result<std::unique_ptr<Group>> MakeGroup(GenerationRequest request, const Loaded
   ASSIGN_OR_RETURN(group->max_new_tokens,
                    ResolveMaxNewTokens(params, static_cast<std::int64_t>(prompt.size()), model.info));
   group->seed = params.seed ? *params.seed : DrawSeed();
-  if (!params.ignore_eos) group->eos_ids = model.transformer->spec().eos_token_ids;
+  if (!params.ignore_eos)
+    group->eos_ids = params.eos_token_ids.value_or(model.transformer->spec().eos_token_ids);
   if (params.num_beams > 1) {
     group->beams.emplace(BeamSearch::Config{
         .num_beams = params.num_beams,

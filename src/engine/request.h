@@ -34,6 +34,8 @@ struct SamplingParams {
   std::optional<int> max_length;      // prompt + generated
   std::optional<int> max_new_tokens;  // wins over max_length; neither: the engine's default
 
+  std::optional<std::vector<std::int32_t>>
+      eos_token_ids;                         // in place of the model's own end-of-sequence tokens
   std::vector<std::string> stop;             // text that ends generation; not part of the answer
   std::vector<std::int32_t> stop_token_ids;  // besides the model's own end-of-sequence tokens
   bool ignore_eos = false;

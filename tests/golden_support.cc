@@ -1,0 +1,132 @@
+#include "golden_support.h"
+
+#include <algorithm>
+#include <cstring>
+
+#include "kernels/cpu_device.h"
+
+namespace bloomery {
+
+std::filesystem::path SourceDir() { return BLOOMERY_SOURCE_DIR; }
+std::filesystem::path ModelsDir() { return SourceDir() / "testdata/models"; }
+
+std::vector<std::string> GoldenModels() {
+  std::vector<std::string> names;
+  for (const auto& entry : std::filesystem::directory_iterator(ModelsDir())) {
+    if (std::filesystem::exists(entry.path() / "golden.json"))
+      names.push_back(entry.path().filename().string());
+  }
+  std::sort(names.begin(), names.end());
+  return names;
+}
+
+std::vector<float> Golden::Floats(const std::string& name) const {
+  const auto found = tensors.find(name);
+  if (found == tensors.end()) {
+    ADD_FAILURE() << "no tensor " << name;
+    return {};
+  }
+  std::vector<float> values(found->second.bytes.size() / sizeof(float));
+  std::memcpy(values.data(), found->second.bytes.data(), found->second.bytes.size());
+  return values;
+}
+
+Golden ReadGolden(const std::string& model) {
+  Golden golden;
+  const auto directory = ModelsDir() / model;
+  golden.cases =
+      ParseJson(ReadFileToString(directory / "golden.json").value(), "golden.json").value().as_object();
+  golden.file = MappedFile::Open(directory / "golden.safetensors").value();
+  golden.tensors = ParseSafetensors(*golden.file).value();
+  return golden;
+}
+
+std::vector<std::int32_t> Ids(const json::value& list) {
+  std::vector<std::int32_t> ids;
+  for (const json::value& id : list.as_array()) ids.push_back(static_cast<std::int32_t>(id.as_int64()));
+  return ids;
+}
+
+SamplingParams ParamsFrom(const json::object& arguments) {
+  SamplingParams p;
+  for (const auto& [key, value] : arguments) {
+    const auto integer = [&value = value] { return static_cast<int>(value.as_int64()); };
+    const auto number = [&value = value] { return static_cast<float>(value.to_number<double>()); };
+    if (key == "max_new_tokens") {
+      p.max_new_tokens = integer();
+    } else if (key == "max_length") {
+      p.max_length = integer();
+    } else if (key == "min_length") {
+      p.min_length = integer();
+    } else if (key == "min_new_tokens") {
+      p.min_new_tokens = integer();
+    } else if (key == "num_beams") {
+      p.num_beams = integer();
+    } else if (key == "num_return_sequences") {
+      p.num_return_sequences = integer();
+    } else if (key == "no_repeat_ngram_size") {
+      p.no_repeat_ngram_size = integer();
+    } else if (key == "top_k") {
+      p.top_k = integer();
+    } else if (key == "length_penalty") {
+      p.length_penalty = number();
+    } else if (key == "repetition_penalty") {
+      p.repetition_penalty = number();
+    } else if (key == "temperature") {
+      p.temperature = number();
+    } else if (key == "top_p") {
+      p.top_p = number();
+    } else if (key == "typical_p") {
+      p.typical_p = number();
+    } else if (key == "early_stopping") {
+      p.early_stopping = value.is_string() ? EarlyStopping::kNever
+                         : value.as_bool() ? EarlyStopping::kWhenEnoughBeams
+                                           : EarlyStopping::kHeuristic;
+    } else if (key == "eos_token_id") {
+      p.eos_token_ids = value.is_array()
+                            ? Ids(value)
+                            : std::vector<std::int32_t>{static_cast<std::int32_t>(value.as_int64())};
+    } else {
+      ADD_FAILURE() << "unknown argument " << std::string_view(key);
+    }
+  }
+  return p;
+}
+
+TestModel LoadTestModel(const std::filesystem::path& directory, DType dtype, int threads) {
+  TestModel model;
+  model.device = MakeCpuDevice({.threads = threads, .isa = std::nullopt}).value();
+  LoadOptions options;
+  options.directory = directory;
+  options.dtype = dtype;
+  options.max_batch_size = 32;
+  options.max_batch_tokens = 64;
+  options.kv_cache_bytes = 64U << 20U;
+  auto loaded = LoadModel(options, *model.device, nullptr);
+  if (!loaded) {
+    ADD_FAILURE() << loaded.error().ToString();
+    throw std::runtime_error(loaded.error().message);
+  }
+  model.loaded = *std::move(loaded);
+  return model;
+}
+
+void CollectingSink::OnEvent(std::uint64_t /*request_id*/, const GenerationEvent& event) {
+  const std::scoped_lock lock(mutex_);
+  if (const auto* p = std::get_if<PromptEvent>(&event)) prompt = *p;
+  if (const auto* t = std::get_if<TokenEvent>(&event)) tokens.push_back(*t);
+  if (const auto* s = std::get_if<SequenceEvent>(&event)) sequences.push_back(*s);
+  if (const auto* d = std::get_if<DoneEvent>(&event)) done = *d;
+  if (const auto* f = std::get_if<FailedEvent>(&event)) error = f->error;
+  finished_ = done.has_value() || error.has_value();
+  if (finished_) ended_.notify_all();
+}
+
+void CollectingSink::Wait() {
+  std::unique_lock lock(mutex_);
+  ended_.wait(lock, [this] { return finished_; });
+  std::sort(sequences.begin(), sequences.end(),
+            [](const SequenceEvent& a, const SequenceEvent& b) { return a.sequence < b.sequence; });
+}
+
+}  // namespace bloomery
