@@ -1,0 +1,77 @@
+#include "api/errors.h"
+
+#include <array>
+
+namespace bloomery {
+namespace {
+
+struct Row {
+  ErrorCode code;
+  int openai_status;
+  std::string_view openai_type;
+  int sagemaker_status;
+  std::string_view sagemaker_type;
+  int tgi_status;
+  std::string_view tgi_type;
+};
+
+// Statuses: OpenAI's published error codes; djl-serving's (400, 404, 424, 503, 507) and
+// text-generation-inference's (422, 424, 429, 503). 499 is the log's word for a client that left; nobody
+// reads that answer.
+constexpr std::array<Row, 13> kTable = {{
+    {ErrorCode::kInvalidArgument, 400, "invalid_request_error", 400, "BadRequestException", 422,
+     "validation"},
+    {ErrorCode::kNotFound, 404, "not_found_error", 404, "ResourceNotFoundException", 404, "not_found"},
+    {ErrorCode::kCorrupt, 400, "invalid_request_error", 400, "BadRequestException", 422, "validation"},
+    {ErrorCode::kUnsupported, 400, "invalid_request_error", 400, "BadRequestException", 422, "validation"},
+    {ErrorCode::kOutOfMemory, 503, "server_error", 507, "WlmOutOfMemoryException", 503, "unhealthy"},
+    {ErrorCode::kOverloaded, 429, "rate_limit_exceeded", 503, "ServiceUnavailableException", 429,
+     "overloaded"},
+    {ErrorCode::kUnavailable, 503, "service_unavailable", 503, "ServiceUnavailableException", 503,
+     "unhealthy"},
+    {ErrorCode::kDeadlineExceeded, 504, "timeout", 504, "TimeoutException", 424, "generation"},
+    {ErrorCode::kCancelled, 499, "cancelled", 499, "CancelledException", 499, "cancelled"},
+    {ErrorCode::kPermissionDenied, 401, "authentication_error", 401, "UnauthorizedException", 401,
+     "unauthorized"},
+    {ErrorCode::kTooLarge, 413, "invalid_request_error", 413, "RequestEntityTooLargeException", 413,
+     "validation"},
+    {ErrorCode::kIo, 500, "server_error", 500, "InternalServerException", 500, "internal"},
+    {ErrorCode::kInternal, 500, "server_error", 500, "InternalServerException", 500, "internal"},
+}};
+
+const Row& RowOf(ErrorCode code) {
+  for (const Row& row : kTable) {
+    if (row.code == code) return row;
+  }
+  return kTable.back();
+}
+
+}  // namespace
+
+HttpAnswer ErrorAnswer(Dialect dialect, const Error& error) {
+  const Row& row = RowOf(error.code);
+  HttpAnswer answer;
+  json::object body;
+  switch (dialect) {
+    case Dialect::kOpenAi:
+      answer.status = row.openai_status;
+      body["error"] = {{"message", error.message},
+                       {"type", row.openai_type},
+                       {"param", nullptr},
+                       {"code", ErrorCodeName(error.code)}};
+      break;
+    case Dialect::kSageMaker:
+      answer.status = row.sagemaker_status;
+      body = {{"code", row.sagemaker_status}, {"type", row.sagemaker_type}, {"message", error.message}};
+      break;
+    case Dialect::kTgi:
+      answer.status = row.tgi_status;
+      body = {{"error", error.message}, {"error_type", row.tgi_type}};
+      break;
+  }
+  answer.body = json::serialize(body);
+  if (answer.status == 429 || answer.status == 503) answer.headers.emplace_back("Retry-After", "1");
+  return answer;
+}
+
+}  // namespace bloomery

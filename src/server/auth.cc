@@ -1,0 +1,51 @@
+#include "server/auth.h"
+
+#include <openssl/crypto.h>
+#include <openssl/sha.h>
+
+#include "base/mapped_file.h"
+
+namespace bloomery {
+
+ApiKeys::ApiKeys(const std::vector<std::string>& keys) {
+  for (const std::string& key : keys) digests_.push_back(Sha256(key));
+}
+
+ApiKeys::Digest ApiKeys::Sha256(std::string_view text) {
+  Digest digest{};
+  SHA256(reinterpret_cast<const unsigned char*>(text.data()), text.size(), digest.data());
+  return digest;
+}
+
+bool ApiKeys::Knows(std::string_view key) const {
+  const Digest digest = Sha256(key);
+  bool known = false;
+  for (const Digest& allowed : digests_)
+    known = (CRYPTO_memcmp(digest.data(), allowed.data(), digest.size()) == 0) || known;
+  return known;
+}
+
+bool ApiKeys::Allows(std::string_view authorization, std::string_view x_api_key) const {
+  static constexpr std::string_view kBearer = "Bearer ";
+  if (!required()) return true;
+  if (authorization.starts_with(kBearer) && Knows(authorization.substr(kBearer.size()))) return true;
+  return !x_api_key.empty() && Knows(x_api_key);
+}
+
+Result<std::vector<std::string>> ReadApiKeys(const std::filesystem::path& path) {
+  ASSIGN_OR_RETURN(const std::string text, ReadFileToString(path, 1U << 20U));
+  std::vector<std::string> keys;
+  std::string_view rest = text;
+  while (!rest.empty()) {
+    const std::size_t end = std::min(rest.find('\n'), rest.size());
+    std::string_view line = rest.substr(0, end);
+    rest.remove_prefix(std::min(end + 1, rest.size()));
+    while (!line.empty() && (line.back() == '\r' || line.back() == ' ' || line.back() == '\t'))
+      line.remove_suffix(1);
+    if (!line.empty() && !line.starts_with('#')) keys.emplace_back(line);
+  }
+  if (keys.empty()) return Fail(ErrorCode::kInvalidArgument, "{}: no API key in it", path.string());
+  return keys;
+}
+
+}  // namespace bloomery

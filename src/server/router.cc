@@ -1,0 +1,39 @@
+#include "server/router.h"
+
+#include <array>
+
+namespace bloomery {
+namespace {
+
+struct Entry {
+  std::string_view path;
+  Route route;
+};
+
+constexpr std::array<Entry, 9> kExact = {{
+    {"/ping", {RouteKind::kPing, Dialect::kSageMaker, "GET", {}}},
+    {"/metrics", {RouteKind::kMetrics, Dialect::kSageMaker, "GET", {}}},
+    {"/v1/models", {RouteKind::kModels, Dialect::kOpenAi, "GET", {}}},
+    {"/invocations", {RouteKind::kInvocations, Dialect::kSageMaker, "POST", {}}},
+    {"/v1/completions", {RouteKind::kCompletions, Dialect::kOpenAi, "POST", {}}},
+    {"/v1/chat/completions", {RouteKind::kChatCompletions, Dialect::kOpenAi, "POST", {}}},
+    {"/generate", {RouteKind::kGenerate, Dialect::kTgi, "POST", {}}},
+    {"/generate_stream", {RouteKind::kGenerateStream, Dialect::kTgi, "POST", {}}},
+    {"/", {RouteKind::kTgiRoot, Dialect::kTgi, "POST", {}}},
+}};
+
+}  // namespace
+
+Route FindRoute(std::string_view path) {
+  for (const Entry& entry : kExact) {
+    if (entry.path == path) return entry.route;
+  }
+  static constexpr std::string_view kPredictions = "/predictions/";
+  if (path.starts_with(kPredictions))
+    return {RouteKind::kPredictions, Dialect::kSageMaker, "POST", path.substr(kPredictions.size())};
+  Route unknown;
+  unknown.dialect = path.starts_with("/v1/") ? Dialect::kOpenAi : Dialect::kSageMaker;
+  return unknown;
+}
+
+}  // namespace bloomery

@@ -1,0 +1,314 @@
+#include "worker/engine_client.h"
+
+#include <fcntl.h>
+#include <spawn.h>
+#include <sys/socket.h>
+#include <sys/wait.h>
+
+#include <cerrno>
+#include <csignal>
+#include <cstring>
+
+#include "base/log.h"
+#include "base/unique_fd.h"
+
+namespace bloomery {
+namespace {
+
+namespace asio = boost::asio;
+
+constexpr int kChildSocketFd = 3;
+// Between looks whether a killed process is gone: one that held much memory takes a while.
+constexpr std::chrono::milliseconds kReapPoll{5};
+
+Result<std::pair<UniqueFd, UniqueFd>> MakeSocketPair() {
+  std::array<int, 2> fds{};
+  if (::socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, fds.data()) != 0) {
+    return Fail(ErrorCode::kIo, "cannot make a socket pair: {}", std::strerror(errno));
+  }
+  return std::pair{UniqueFd(fds[0]), UniqueFd(fds[1])};
+}
+
+// Starts `command` with `child_fd` as descriptor 3.
+Result<pid_t> SpawnProcess(const std::vector<std::string>& command, int child_fd) {
+  std::vector<char*> argv;
+  for (const std::string& argument : command) argv.push_back(const_cast<char*>(argument.c_str()));
+  argv.push_back(nullptr);
+  posix_spawn_file_actions_t actions;
+  posix_spawn_file_actions_init(&actions);
+  // dup2 clears close-on-exec on the copy, and posix_spawn does so too where both are the same descriptor
+  // (POSIX.1-2024).
+  posix_spawn_file_actions_adddup2(&actions, child_fd, kChildSocketFd);
+  posix_spawnattr_t attributes;
+  posix_spawnattr_init(&attributes);
+  // A group of its own: Ctrl-C in a terminal reaches the gateway alone, which then drains.
+  posix_spawnattr_setflags(&attributes, POSIX_SPAWN_SETPGROUP);
+  posix_spawnattr_setpgroup(&attributes, 0);
+  pid_t pid = -1;
+  const int failed = posix_spawnp(&pid, argv[0], &actions, &attributes, argv.data(), environ);
+  posix_spawn_file_actions_destroy(&actions);
+  posix_spawnattr_destroy(&attributes);
+  if (failed != 0) return Fail(ErrorCode::kIo, "cannot start {}: {}", command.front(), std::strerror(failed));
+  return pid;
+}
+
+bool IsLast(const GenerationEvent& event) {
+  return std::holds_alternative<DoneEvent>(event) || std::holds_alternative<FailedEvent>(event);
+}
+
+}  // namespace
+
+EngineClient::EngineClient(asio::io_context& io, Options options)
+    : io_(io), options_(std::move(options)), socket_(io), timer_(io) {}
+
+EngineClient::~EngineClient() {
+  if (pid_ > 0) {
+    ::kill(pid_, SIGKILL);
+    ::waitpid(pid_, nullptr, 0);
+  }
+}
+
+void EngineClient::Start() {
+  backoff_ = options_.first_backoff;
+  Spawn();
+}
+
+void EngineClient::Stop() {
+  state_ = State::kStopped;
+  ++generation_;
+  boost::system::error_code ignored;
+  socket_.close(ignored);
+  timer_.cancel();
+  if (pid_ > 0) ::kill(pid_, SIGKILL);  // it holds nothing that must be saved
+  FailAll(ErrorCode::kUnavailable, "the server is shutting down");
+}
+
+void EngineClient::Spawn() {
+  state_ = State::kLoading;
+  status_text_ = "starting";
+  progress_ = 0;
+  auto pair = MakeSocketPair();
+  auto pid = pair ? SpawnProcess(options_.command, pair->second.get()) : std::unexpected(pair.error());
+  if (!pid) {
+    state_ = State::kFailed;
+    status_text_ = pid.error().message;
+    spdlog::error("{}", status_text_);
+    FailAll(ErrorCode::kUnavailable, status_text_);
+    return;
+  }
+  pid_ = *pid;
+  ++generation_;
+  reader_ = FrameReader();
+  outgoing_.clear();
+  socket_.assign(asio::local::stream_protocol(), pair->first.Release());
+  ReadSome();
+}
+
+void EngineClient::ReadSome() {
+  socket_.async_read_some(asio::buffer(buffer_), [this, generation = generation_](
+                                                     boost::system::error_code error, std::size_t count) {
+    if (generation != generation_) return;
+    if (error) {
+      OnSocketClosed("ended");
+      return;
+    }
+    reader_.Append({buffer_.data(), count});
+    for (;;) {
+      auto message = reader_.Next();
+      if (!message) {
+        OnSocketClosed(message.error().message);
+        return;
+      }
+      if (!*message) break;
+      OnMessage(std::move(**message));
+      if (generation != generation_) return;
+    }
+    ReadSome();
+  });
+}
+
+void EngineClient::OnMessage(WorkerMessage message) {
+  if (auto* event = std::get_if<EventMessage>(&message)) {
+    OnEvent(event->request_id, std::move(event->event));
+  } else if (const auto* stats = std::get_if<StatsMessage>(&message)) {
+    stats_ = stats->stats;
+  } else if (auto* progress = std::get_if<ProgressMessage>(&message)) {
+    status_text_ = std::move(progress->what);
+    progress_ = progress->fraction;
+  } else if (auto* ready = std::get_if<ReadyMessage>(&message)) {
+    info_ = std::move(ready->info);
+    state_ = State::kReady;
+    status_text_ = "ready";
+    progress_ = 1;
+    failed_starts_ = 0;
+    backoff_ = options_.first_backoff;
+    spdlog::info("model {} is ready", info_->name);
+    Resubmit();
+  } else if (const auto* failed = std::get_if<LoadFailedMessage>(&message)) {
+    load_failed_ = true;
+    status_text_ = failed->error.message;
+  }
+}
+
+std::uint64_t EngineClient::Submit(GenerationRequest request, Handler handler) {
+  const std::uint64_t id = next_id_++;
+  request.id = id;
+  Pending& pending = requests_[id];
+  pending.request = std::move(request);
+  pending.handler = std::move(handler);
+  if (state_ == State::kReady) {
+    ++pending.attempts;
+    Send(SubmitMessage{pending.request});
+  } else if (state_ == State::kFailed || state_ == State::kStopped) {
+    asio::post(io_, [this, id] { Deliver(id, FailedEvent{{ErrorCode::kUnavailable, status_text_}}); });
+  }
+  return id;
+}
+
+void EngineClient::Cancel(std::uint64_t id) {
+  if (requests_.erase(id) > 0 && state_ == State::kReady) Send(CancelMessage{id});
+}
+
+void EngineClient::OnEvent(std::uint64_t id, GenerationEvent event) {
+  const auto found = requests_.find(id);
+  if (found == requests_.end()) return;  // cancelled meanwhile
+  Pending& pending = found->second;
+  if (auto* prompt = std::get_if<PromptEvent>(&event)) {
+    // A seed drawn by the engine is kept, so that a continuation draws the same tokens.
+    pending.request.sampling.seed = prompt->seed;
+    if (std::exchange(pending.prompt_seen, true)) return;
+  } else if (const auto* token = std::get_if<TokenEvent>(&event)) {
+    if (pending.replayed > 0) {
+      --pending.replayed;
+      return;
+    }
+    if (pending.request.sampling.num_return_sequences == 1) {
+      pending.tokens.push_back(*token);
+    } else {
+      pending.several_started = true;
+    }
+  } else if (auto* sequence = std::get_if<SequenceEvent>(&event);
+             sequence != nullptr && pending.attempts > 1) {
+    // The continuing process knows the earlier tokens, but not what they were likely to be.
+    std::vector<TokenLogprob> logprobs;
+    std::vector<std::vector<TokenLogprob>> tops;
+    for (const TokenEvent& delivered : pending.tokens) {
+      logprobs.push_back(delivered.token);
+      tops.push_back(delivered.top_logprobs);
+    }
+    if (pending.request.sampling.logprobs >= 0) {
+      sequence->logprobs = std::move(logprobs);
+      sequence->top_logprobs = std::move(tops);
+    }
+  }
+  Deliver(id, std::move(event));
+}
+
+void EngineClient::Deliver(std::uint64_t id, GenerationEvent event) {
+  const auto found = requests_.find(id);
+  if (found == requests_.end()) return;
+  if (!IsLast(event)) {
+    const Handler handler = found->second.handler;  // a copy: the handler may cancel
+    handler(event);
+    return;
+  }
+  const Handler handler = std::move(found->second.handler);
+  requests_.erase(found);
+  handler(event);
+}
+
+void EngineClient::Send(const WorkerMessage& message) {
+  outgoing_.push_back(EncodeFrame(message));
+  if (outgoing_.size() == 1) WriteNext();
+}
+
+void EngineClient::WriteNext() {
+  asio::async_write(
+      socket_, asio::buffer(outgoing_.front()),
+      [this, generation = generation_](boost::system::error_code error, std::size_t /*written*/) {
+        if (generation != generation_ || error) return;  // a broken socket shows on the reading side
+        outgoing_.pop_front();
+        if (!outgoing_.empty()) WriteNext();
+      });
+}
+
+void EngineClient::OnSocketClosed(const std::string& why) {
+  boost::system::error_code ignored;
+  socket_.close(ignored);
+  ++generation_;
+  stats_ = {};
+  if (state_ != State::kReady) ++failed_starts_;
+  if (!load_failed_)
+    spdlog::error("engine process {} {}; {} requests unfinished", pid_, why, requests_.size());
+  ::kill(pid_, SIGKILL);  // ended already, or no longer to be trusted
+  state_ = State::kRestarting;
+  Reap();
+}
+
+void EngineClient::Reap() {
+  int status = 0;
+  if (::waitpid(pid_, &status, WNOHANG) == 0) {
+    timer_.expires_after(kReapPoll);
+    timer_.async_wait([this](boost::system::error_code error) {
+      if (!error) Reap();
+    });
+    return;
+  }
+  pid_ = -1;
+  if (!load_failed_ && failed_starts_ < options_.max_failed_starts) {
+    status_text_ = "restarting";
+    ScheduleRestart();
+    return;
+  }
+  if (!load_failed_)
+    status_text_ =
+        fmt::format("the engine process died {} times in a row while starting; its last words are in the log",
+                    failed_starts_);
+  state_ = State::kFailed;
+  spdlog::error("the model cannot be served: {}", status_text_);
+  FailAll(ErrorCode::kUnavailable, status_text_);
+}
+
+void EngineClient::ScheduleRestart() {
+  ++restarts_;
+  timer_.expires_after(backoff_);
+  backoff_ = std::min(backoff_ * 2, options_.max_backoff);
+  timer_.async_wait([this](boost::system::error_code error) {
+    if (!error && state_ == State::kRestarting) Spawn();
+  });
+}
+
+void EngineClient::Resubmit() {
+  std::vector<std::uint64_t> hopeless;
+  for (auto& [id, pending] : requests_) {
+    if (!PrepareForRetry(pending)) {
+      hopeless.push_back(id);
+      continue;
+    }
+    ++pending.attempts;
+    Send(SubmitMessage{pending.request});
+  }
+  for (const std::uint64_t id : hopeless) {
+    Deliver(id, FailedEvent{{ErrorCode::kUnavailable,
+                             "the engine was restarted while it worked on this request; send it again"}});
+  }
+}
+
+bool EngineClient::PrepareForRetry(Pending& pending) const {
+  if (pending.attempts >= options_.max_attempts || pending.several_started) return false;
+  // All but the last token: that one is drawn again, so that whatever it ended (the text, perhaps) ends
+  // again.
+  pending.request.resume_tokens.clear();
+  for (const TokenEvent& token : pending.tokens) pending.request.resume_tokens.push_back(token.token.id);
+  pending.replayed = pending.tokens.empty() ? 0 : 1;
+  if (pending.replayed > 0) pending.request.resume_tokens.pop_back();
+  return true;
+}
+
+void EngineClient::FailAll(ErrorCode code, const std::string& message) {
+  std::vector<std::uint64_t> ids;
+  for (const auto& [id, pending] : requests_) ids.push_back(id);
+  for (const std::uint64_t id : ids) Deliver(id, FailedEvent{{code, message}});
+}
+
+}  // namespace bloomery

@@ -1,0 +1,21 @@
+// The engine process's side: serves one engine to the gateway at the other end of a socket, until the gateway
+// is gone.
+#pragma once
+
+#include <functional>
+#include <memory>
+
+#include "base/result.h"
+#include "engine/engine.h"
+#include "model/weights.h"
+
+namespace bloomery {
+
+// Loads the model, reporting progress. Called once.
+using LoadEngine = std::function<Result<std::unique_ptr<Engine>>(const LoadProgress& progress)>;
+
+// Returns when the gateway closed its end. An engine that cannot be loaded is reported to the gateway and
+// returned as an error. `fd` is a connected stream socket; it is not closed.
+Status RunEngineWorker(int fd, const LoadEngine& load);
+
+}  // namespace bloomery
