@@ -30,10 +30,12 @@ int main(int argc, char** argv) {
   app.parse_complete_callback(
       [&log_level] { bloomery::ExitOnError(bloomery::InitLogging(log_level, "bloomery")); });
   bloomery::AddGenerate(app);
+  bloomery::AddServe(app);
   bloomery::AddBench(app);
   bloomery::AddInfo(app);
   bloomery::AddTokenize(app);
   bloomery::AddPerplexity(app);
+  bloomery::AddWorker(app);
   try {
     app.parse(argc, argv);
   } catch (const CLI::ParseError& error) {

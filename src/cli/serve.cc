@@ -1,0 +1,175 @@
+// bloomery serve: the gateway; and bloomery worker: the engine process that it starts.
+#include <sys/prctl.h>
+#include <unistd.h>
+
+#include <csignal>
+
+#include "base/log.h"
+#include "cli/commands.h"
+#include "cli/options.h"
+#include "server/server.h"
+#include "worker/engine_client.h"
+#include "worker/engine_worker.h"
+
+namespace bloomery {
+namespace {
+
+namespace asio = boost::asio;
+
+constexpr int kWorkerSocketFd = 3;
+
+struct ServeFlags {
+  ModelFlags model;
+  ServerOptions server;
+  std::string name;
+  std::string api_key_file;
+  std::string max_body = "64MiB";
+  std::string batch_shape = "pipeline";
+  double request_timeout_s = 0;
+  double drain_timeout_s = 30;
+};
+
+// The engine process gets the model flags as the gateway got them.
+std::vector<std::string> WorkerCommand(const ServeFlags& flags, const LoadOptions& options) {
+  const ModelFlags& m = flags.model;
+  std::vector<std::string> command = {"/proc/self/exe", "worker", "--name",
+                                      flags.name.empty() ? options.name : flags.name};
+  if (m.shape.empty()) {
+    command.push_back(options.directory.string());
+  } else {
+    command.insert(command.end(), {"--shape", m.shape, "--load-format", "dummy"});
+  }
+  command.insert(command.end(),
+                 {"--dtype", m.dtype, "--kv-dtype", m.kv_dtype, "--threads", std::to_string(m.threads)});
+  command.insert(command.end(), {"--max-context-tokens", std::to_string(m.max_context_tokens)});
+  command.insert(command.end(), {"--max-batch-tokens", std::to_string(m.max_batch_tokens), "--max-batch-size",
+                                 std::to_string(m.max_batch_size)});
+  if (!m.kv_cache_memory.empty()) command.insert(command.end(), {"--kv-cache-memory", m.kv_cache_memory});
+  return command;
+}
+
+Result<ServerOptions> ToServerOptions(const ServeFlags& flags) {
+  ServerOptions options = flags.server;
+  if (!flags.api_key_file.empty()) {
+    ASSIGN_OR_RETURN(options.api_keys, ReadApiKeys(flags.api_key_file));
+  }
+  ASSIGN_OR_RETURN(options.max_body_bytes, ParseBytes(flags.max_body));
+  options.batch_shape = flags.batch_shape == "outputs" ? BatchShape::kOutputs : BatchShape::kPipeline;
+  options.request_timeout =
+      std::chrono::milliseconds(static_cast<std::int64_t>(flags.request_timeout_s * 1000));
+  options.drain_timeout = std::chrono::milliseconds(static_cast<std::int64_t>(flags.drain_timeout_s * 1000));
+  return options;
+}
+
+Status Serve(const ServeFlags& flags) {
+  ASSIGN_OR_RETURN(LoadOptions options, ToLoadOptions(flags.model));
+  if (!flags.model.shape.empty()) options.name = flags.model.shape;
+  // A directory that cannot be a model is said at once, not by a server that comes up and fails.
+  if (flags.model.shape.empty()) RETURN_IF_ERROR(LoadSpec(options.directory));
+  ASSIGN_OR_RETURN(ServerOptions server_options, ToServerOptions(flags));
+  asio::io_context io(1);
+  // The engine process leaves our process group; it is ended by us or by our death (PR_SET_PDEATHSIG).
+  EngineClient engine(io, {.command = WorkerCommand(flags, options)});
+  Server server(io, engine, std::move(server_options));
+  ASSIGN_OR_RETURN(const std::uint16_t port, server.Start());
+  engine.Start();
+  spdlog::info("listening on http://{}:{} (GET /ping tells when the model is ready)", flags.server.host,
+               port);
+
+  asio::signal_set signals(io, SIGTERM, SIGINT);
+  std::function<void(boost::system::error_code, int)> on_signal = [&](boost::system::error_code error,
+                                                                      int /*signal*/) {
+    if (error) return;
+    if (server.draining()) {  // a second signal: at once
+      engine.Stop();
+      io.stop();
+      return;
+    }
+    server.Drain([&] {
+      engine.Stop();
+      // One more turn of the loop, so that requests which outlived the drain get their error.
+      asio::post(io, [&io] { asio::post(io, [&io] { io.stop(); }); });
+    });
+    signals.async_wait(on_signal);
+  };
+  signals.async_wait(on_signal);
+  io.run();
+  spdlog::info("stopped");
+  return {};
+}
+
+struct WorkerFlags {
+  ModelFlags model;
+  std::string name;
+};
+
+Status Worker(const WorkerFlags& flags) {
+  // Signals of a terminal are the gateway's business; its death is ours.
+  ::prctl(PR_SET_PDEATHSIG, SIGKILL);
+  std::signal(SIGINT, SIG_IGN);
+  ASSIGN_OR_RETURN(LoadOptions options, ToLoadOptions(flags.model));
+  options.name = flags.name;
+  std::unique_ptr<Device> device;
+  return RunEngineWorker(
+      kWorkerSocketFd, [&](const LoadProgress& progress) -> Result<std::unique_ptr<Engine>> {
+        ASSIGN_OR_RETURN(device, MakeDevice(flags.model));
+        ASSIGN_OR_RETURN(LoadedModel model, LoadModel(options, *device, progress));
+        spdlog::info("loaded {} in {:.2f} s on {}", model.info.name, model.load_s, device->Describe());
+        return std::make_unique<Engine>(std::move(model));
+      });
+}
+
+}  // namespace
+
+void AddServe(CLI::App& app) {
+  auto flags = std::make_shared<ServeFlags>();
+  CLI::App* command =
+      app.add_subcommand("serve", "Serve a model over HTTP: SageMaker, OpenAI and TGI dialects");
+  AddModelFlags(*command, flags->model, /*with_shapes=*/true);
+  command->add_option("--host", flags->server.host, "Address to listen on; 0.0.0.0 for all")
+      ->capture_default_str();
+  command->add_option("--port", flags->server.port, "Port to listen on; 0: any free one, printed")
+      ->capture_default_str();
+  command->add_option("--model-name", flags->name,
+                      "What the model is called in answers; default: its directory's name");
+  command->add_option("--api-key-file", flags->api_key_file,
+                      "File with one API key a line; every route but /ping then needs one");
+  command
+      ->add_option("--batch-shape", flags->batch_shape,
+                   "Answer to /invocations with a list of inputs: pipeline ([[{\"generated_text\"}]]) or "
+                   "outputs ({\"outputs\": […]})")
+      ->check(CLI::IsMember({"pipeline", "outputs"}))
+      ->capture_default_str();
+  command->add_option("--max-body-size", flags->max_body, "Largest request body")->capture_default_str();
+  command
+      ->add_option("--max-requests", flags->server.max_requests,
+                   "Requests in progress or waiting; more get 429 or 503")
+      ->check(CLI::PositiveNumber)
+      ->capture_default_str();
+  command->add_option("--max-connections", flags->server.max_connections, "Open connections")
+      ->check(CLI::PositiveNumber)
+      ->capture_default_str();
+  command
+      ->add_option("--request-timeout", flags->request_timeout_s,
+                   "Seconds a generation may take; 0: no limit")
+      ->check(CLI::NonNegativeNumber)
+      ->capture_default_str();
+  command
+      ->add_option("--drain-timeout", flags->drain_timeout_s,
+                   "Seconds that requests in progress get after SIGTERM")
+      ->check(CLI::NonNegativeNumber)
+      ->capture_default_str();
+  command->callback([flags] { ExitOnError(Serve(*flags)); });
+}
+
+void AddWorker(CLI::App& app) {
+  auto flags = std::make_shared<WorkerFlags>();
+  CLI::App* command =
+      app.add_subcommand("worker", "The engine process; started by serve, with its socket as descriptor 3");
+  command->group("");  // not for people: left out of --help
+  AddModelFlags(*command, flags->model, /*with_shapes=*/true);
+  command->add_option("--name", flags->name, "The model's name");
+  command->callback([flags] { ExitOnError(Worker(*flags)); });
+}
+
+}  // namespace bloomery
