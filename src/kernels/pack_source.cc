@@ -2,6 +2,7 @@
 #include <algorithm>
 #include <array>
 #include <atomic>
+#include <bit>
 #include <cmath>
 #include <optional>
 
@@ -87,6 +88,10 @@ void WriteF16Panel(const PackedShape& shape, const KernelTable& kernels, const f
   }
 }
 
+// Nearest even, for |v| < 2²²: adding 1.5·2²³ leaves the rounded integer in the low bits. The library's own
+// rounding is a call per value on the x86-64 baseline.
+int RoundToInt(float v) { return std::bit_cast<int>(v + 12582912.0F) - std::bit_cast<int>(12582912.0F); }
+
 // Symmetric: scale = max|w|/127 of the output feature, w rounded to nearest even. A row with a NaN or an
 // infinity gets a NaN scale, so that a broken checkpoint shows.
 void WriteInt8Panel(const PackedShape& shape, const float* rows, std::uint8_t* panel, float* scales) {
@@ -102,9 +107,19 @@ void WriteInt8Panel(const PackedShape& shape, const float* rows, std::uint8_t* p
     scales[lane] = absmax / 127.0F + poison;
     for (std::int64_t k = 0; k < shape.k_padded; ++k) {
       const float v = k < shape.in_features && poison == 0.0F ? row[k] * inverse : 0.0F;
-      const int rounded = static_cast<int>(std::nearbyint(std::clamp(v, -127.0F, 127.0F)));
-      panel[ElementIndex(k, lane, 4)] = static_cast<std::uint8_t>(rounded + kWeightOffset);
+      panel[ElementIndex(k, lane, 4)] =
+          static_cast<std::uint8_t>(RoundToInt(std::clamp(v, -127.0F, 127.0F)) + kWeightOffset);
     }
+  }
+}
+
+// Row `row` of a checkpoint tensor as f32.
+void ReadTensorRow(const KernelTable& kernels, const TensorView& tensor, std::int64_t row,
+                   std::int64_t columns, float* out) {
+  if (tensor.dtype == DType::kF16) {
+    kernels.f16_to_f32(tensor.bytes.data() + row * columns * 2, columns, out);
+  } else {
+    ToF32(tensor, row * columns, columns, out);
   }
 }
 
@@ -114,11 +129,10 @@ void PackPanel(PackedLinear& packed, const KernelTable& kernels, const LinearSou
   const std::int64_t begin = panel * kPanelColumns;
   const std::int64_t end = std::min(begin + kPanelColumns, shape.out_features);
   std::fill(rows + (end - begin) * shape.in_features, rows + kPanelColumns * shape.in_features, 0.0F);
-  ForEachRow(source.weight, begin, end,
-             [&](std::int64_t feature, const TensorView& tensor, std::int64_t row) {
-               ToF32(tensor, row * shape.in_features, shape.in_features,
-                     rows + (feature - begin) * shape.in_features);
-             });
+  ForEachRow(
+      source.weight, begin, end, [&](std::int64_t feature, const TensorView& tensor, std::int64_t row) {
+        ReadTensorRow(kernels, tensor, row, shape.in_features, rows + (feature - begin) * shape.in_features);
+      });
   std::byte* to = packed.panel(panel);
   switch (shape.type) {
     case kTypeF32:
