@@ -6,6 +6,7 @@
 #include <cassert>
 #include <limits>
 
+#include "kernels/attention.h"
 #include "kernels/bandwidth.h"
 #include "kernels/kernel_table.h"
 #include "kernels/kv_cache.h"

@@ -188,6 +188,8 @@ TEST_P(RowOpsTest, RandomWeightsHaveTheWantedDeviationAndComeFromTheSeed) {
 TEST_P(RowOpsTest, MeasuresABandwidth) {
   const auto device = MakeDevice();
   const auto bandwidth = device->MeasureReadBandwidth(1);
+  if (!bandwidth && bandwidth.error().code == ErrorCode::kOutOfMemory)
+    GTEST_SKIP() << bandwidth.error().message;
   ASSERT_TRUE(bandwidth) << bandwidth.error().ToString();
   EXPECT_GT(*bandwidth, 1e7);
   EXPECT_LT(*bandwidth, 1e13);

@@ -122,6 +122,7 @@ struct KernelTable {
   void (*layer_norm_row)(const LayerNormRow&);
   void (*attention_row[3])(const AttentionRow&);  // by the cache's KernelType: f32, f16, bf16
   void (*f32_to_f16)(const float* from, int64_t count, uint16_t* to);
+  void (*f16_to_f32)(const void* from, int64_t count, float* to);  // `from` may be unaligned
   // Reads every byte with the widest loads and returns a checksum, so that no load can be left out.
   uint64_t (*read_bytes)(const void* from, size_t size_bytes);
 };

@@ -2,7 +2,6 @@
 
 #include <algorithm>
 #include <array>
-#include <atomic>
 #include <cassert>
 #include <cstring>
 #include <optional>
@@ -18,19 +17,11 @@ static_assert(kKvTokens == kKvBlockTokens);
 // A value vector at the end of the last block may be read to the next multiple of 16 elements.
 constexpr std::uint64_t kSlackBytes = kPanelColumns * sizeof(float);
 
-// Rows of a slice that one task takes: they share the keys and values in L2; more would leave threads idle at
-// the end of a short prefill.
-constexpr std::int64_t kTaskRows = 16;
-
 std::uint64_t ScratchFloats(int head_dim) {
   return (static_cast<std::uint64_t>(head_dim) + kPanelColumns - 1) / kPanelColumns * kPanelColumns;
 }
 
-KernelType TypeOf(DType dtype) {
-  return dtype == DType::kF32 ? kTypeF32 : dtype == DType::kF16 ? kTypeF16 : kTypeBF16;
-}
-
-// keys + values of `blocks` blocks of `block_bytes`, with slack; nothing where it overflows.
+// Bytes of all keys (or all values) with slack; nothing where they overflow.
 std::optional<std::uint64_t> SideBytes(const KvCacheShape& shape, std::int64_t blocks,
                                        std::uint64_t block_bytes) {
   const auto layer = CheckedMul(block_bytes, static_cast<std::uint64_t>(blocks));
@@ -51,7 +42,6 @@ Result<std::unique_ptr<PagedKvCache>> PagedKvCache::Make(const KvCacheShape& sha
     return Fail(ErrorCode::kInvalidArgument, "[kv cache] expected f32, f16 or bf16, got {}",
                 DTypeName(shape.dtype));
   }
-  // Two ints and two small factors: below 2⁶⁴ by far only if both ints are; checked all the same.
   const std::uint64_t head_bytes =
       static_cast<std::uint64_t>(shape.head_dim) * kKvTokens * SizeOf(shape.dtype);
   const auto block_bytes = CheckedMul(head_bytes, static_cast<std::uint64_t>(shape.heads));
@@ -71,6 +61,17 @@ Result<std::unique_ptr<PagedKvCache>> PagedKvCache::Make(const KvCacheShape& sha
   ASSIGN_OR_RETURN(cache->scratch_, AlignedBuffer::Allocate(ScratchFloats(shape.head_dim) * sizeof(float) *
                                                             static_cast<std::uint64_t>(threads)));
   return cache;
+}
+
+KernelType KernelTypeOf(const PagedKvCache& cache) {
+  switch (cache.shape().dtype) {
+    case DType::kF16:
+      return kTypeF16;
+    case DType::kBF16:
+      return kTypeBF16;
+    default:
+      return kTypeF32;
+  }
 }
 
 float* PagedKvCache::scratch(int thread) const {
@@ -164,50 +165,6 @@ void CopyBlock(ThreadPool& pool, PagedKvCache& cache, std::int32_t from, std::in
         std::memcpy(side + static_cast<std::uint64_t>(to) * bytes,
                     side + static_cast<std::uint64_t>(from) * bytes, bytes);
       }
-    }
-  });
-}
-
-void AttentionRunner::RunTask(const Device::AttentionArgs& args, const Task& task, int thread) const {
-  const auto& cache = static_cast<const PagedKvCache&>(*args.cache);
-  const KvCacheShape& shape = cache.shape();
-  const int kv_head = task.head / (args.heads / shape.heads);
-  const std::uint64_t offset = static_cast<std::uint64_t>(kv_head) * cache.head_bytes();
-  for (std::int64_t row = task.first_row; row < task.first_row + task.rows; ++row) {
-    const std::int64_t column = static_cast<std::int64_t>(task.head) * shape.head_dim;
-    const std::int64_t step_row = task.slice->first_row + row;
-    kernels_.attention_row[TypeOf(shape.dtype)](
-        {.q = args.q + step_row * args.q_stride + column,
-         .out = args.out + step_row * args.out_stride + column,
-         .scratch = cache.scratch(thread),
-         .key_base = cache.keys(args.layer) + offset,
-         .value_base = cache.values(args.layer) + offset,
-         .block_bytes = static_cast<std::int64_t>(cache.block_bytes()),
-         .blocks = task.slice->blocks,
-         .keys = task.slice->first_position + row + 1,
-         .head_dim = shape.head_dim,
-         .scale = args.scale,
-         .slope = args.alibi_slopes == nullptr ? 0.0F : args.alibi_slopes[task.head]});
-  }
-}
-
-void AttentionRunner::Run(const Device::AttentionArgs& args) {
-  const KvCacheShape& shape = args.cache->shape();
-  assert(args.layer >= 0 && args.layer < shape.layers);
-  assert(args.heads >= shape.heads && args.heads % shape.heads == 0);
-  tasks_.clear();
-  for (const SequenceSlice& slice : args.slices) {
-    for (int head = 0; head < args.heads; ++head) {
-      for (std::int64_t row = 0; row < slice.rows; row += kTaskRows) {
-        tasks_.push_back({&slice, head, row, std::min(kTaskRows, slice.rows - row)});
-      }
-    }
-  }
-  if (tasks_.empty()) return;
-  std::atomic<std::size_t> next{0};
-  pool_.Run([&](int thread) {
-    for (std::size_t i = 0; (i = next.fetch_add(1, std::memory_order_relaxed)) < tasks_.size();) {
-      RunTask(args, tasks_[i], thread);
     }
   });
 }

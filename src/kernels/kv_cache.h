@@ -1,4 +1,5 @@
-// The paged KV cache of the CPU and the operations on it: store, attend, copy a block.
+// The paged KV cache of the CPU: its memory, storing tokens, copying a block. Left out: reading it
+// (attention.h).
 //
 //   keys    [layer][block][kv_head][head_dim][16 tokens]   16 scores come out of one chain of multiply-adds
 //   values  [layer][block][kv_head][16 tokens][head_dim]
@@ -7,7 +8,6 @@
 #include <cstdint>
 #include <memory>
 #include <span>
-#include <vector>
 
 #include "base/result.h"
 #include "base/thread_pool.h"
@@ -52,34 +52,14 @@ class PagedKvCache final : public KvCache {
   mutable AlignedBuffer scratch_;  // per thread
 };
 
+// The kernels' name for a cache's dtype.
+KernelType KernelTypeOf(const PagedKvCache& cache);
+
 // Device::StoreKv.
 void StoreKvRows(ThreadPool& pool, const KernelTable& kernels, PagedKvCache& cache, int layer, const float* k,
                  const float* v, std::int64_t stride, std::span<const SequenceSlice> slices);
 
 // Device::CopyKvBlock.
 void CopyBlock(ThreadPool& pool, PagedKvCache& cache, std::int32_t from, std::int32_t to);
-
-// Device::Attention. Keeps its list of tasks from call to call; used by the device's driving thread.
-class AttentionRunner {
- public:
-  AttentionRunner(ThreadPool& pool, const KernelTable& kernels) : pool_(pool), kernels_(kernels) {}
-
-  void Run(const Device::AttentionArgs& args);
-
- private:
-  // Some rows of one slice and head.
-  struct Task {
-    const SequenceSlice* slice;
-    int head;
-    std::int64_t first_row;  // within the slice
-    std::int64_t rows;
-  };
-
-  void RunTask(const Device::AttentionArgs& args, const Task& task, int thread) const;
-
-  ThreadPool& pool_;
-  const KernelTable& kernels_;
-  std::vector<Task> tasks_;
-};
 
 }  // namespace bloomery

@@ -18,12 +18,17 @@ constexpr std::int64_t kChunkRows = 512;
 constexpr std::int64_t kStripRows = 96;
 constexpr std::int64_t kPieceWeightBytes = 128 << 10U;
 
-// Panels of one piece: what the widest kernel takes at once.
+// Panels of one tile: what the widest kernel takes at once.
 constexpr int kGroupPanels = 4;
 constexpr std::int64_t kAccStride = kGroupPanels * kPanelColumns;
 
 // Packing fewer activations than this on one thread is faster than waking the others (a few microseconds).
 constexpr std::int64_t kParallelPackElements = 32 << 10U;
+
+// Bytes that one k of a panel takes, padding aside.
+std::int64_t WeightBytesPerK(const PackedShape& shape) {
+  return static_cast<std::int64_t>(shape.panel_bytes) / shape.k_padded;
+}
 
 std::int64_t QuantGroups(std::int64_t k) { return (k + kQuantGroup - 1) / kQuantGroup; }
 
@@ -58,7 +63,7 @@ void LinearRunner::CutRows(KernelType type, std::int64_t rows) {
   blocks_.clear();
   strip_starts_.clear();
   for (std::int64_t strip = 0; strip < rows; strip += kStripRows) {
-    strip_starts_.push_back(static_cast<std::int64_t>(blocks_.size()));
+    strip_starts_.push_back(blocks_.size());
     const std::int64_t end = std::min(rows, strip + kStripRows);
     const LinearKernel* kernel = kernels_.linear[type];
     for (std::int64_t row = strip; row < end; row += kernel->rows) {
@@ -66,7 +71,7 @@ void LinearRunner::CutRows(KernelType type, std::int64_t rows) {
       blocks_.push_back({row, kernel});
     }
   }
-  strip_starts_.push_back(static_cast<std::int64_t>(blocks_.size()));
+  strip_starts_.push_back(blocks_.size());
 }
 
 void LinearRunner::PackBlock(const Chunk& chunk, const RowBlock& block) {
@@ -106,49 +111,44 @@ void LinearRunner::PackRows(const Chunk& chunk) {
   }
 }
 
-// `panels` panels × the rows of one strip. K runs in pieces that keep the weights in L2; acc carries the sums
-// from piece to piece, so the order of a sum does not depend on the cut.
-void LinearRunner::RunStrip(const Chunk& chunk, std::int64_t first_panel, int panels,
-                            std::int64_t first_block, std::int64_t last_block) {
+// Panels [tile.first_panel, + tile.panels) × rows of one block, K from `k` on for `length`.
+void LinearRunner::RunBlock(const Chunk& chunk, const Tile& tile, const RowBlock& block, std::int64_t k,
+                            std::int64_t length, float* acc) {
   const PackedShape& shape = chunk.weights->shape();
-  alignas(64) float acc[kStripRows * kAccStride];  // written by the first piece of K before it is read
-  const auto k_bytes = static_cast<std::int64_t>(shape.panel_bytes) / shape.k_padded;
-  const std::int64_t x_bytes = shape.type == kTypeI8 ? 1 : sizeof(float);
-  const std::int64_t piece =
-      last_block - first_block == 1 ? shape.k_padded : kPieceWeightBytes / (kGroupPanels * k_bytes);
-  const RowBlock& first = blocks_[static_cast<std::size_t>(first_block)];
-  std::int64_t rows = 0;
-  for (std::int64_t k = 0; k < shape.k_padded; k += piece) {
-    for (std::int64_t i = first_block; i < last_block; ++i) {
-      const RowBlock& block = blocks_[static_cast<std::size_t>(i)];
-      const LinearKernel& kernel = *block.kernel;
-      const std::int64_t group = block.row * chunk.groups + k / kQuantGroup * kernel.rows;
-      LinearBlock call{.weights = chunk.weights->panel(first_panel) + k * k_bytes,
-                       .panel_bytes = static_cast<std::int64_t>(shape.panel_bytes),
-                       .k = std::min(piece, shape.k_padded - k),
-                       .x = x_.data() + (block.row * shape.k_padded + k * kernel.rows) * x_bytes,
-                       .x_scales = shape.type == kTypeI8 ? scales_.as<float>() + group : nullptr,
-                       .x_offsets = shape.type == kTypeI8 ? offsets_.as<std::int32_t>() + group : nullptr,
-                       .acc = acc + (block.row - first.row) * kAccStride,
-                       .acc_stride = kAccStride,
-                       .resume = k > 0};
-      for (int p = 0; p < panels;) {
-        const bool wide = panels - p >= kernel.panels;
-        (wide ? kernel.wide : kernel.single)(call);
-        const int done = wide ? kernel.panels : 1;
-        p += done;
-        call.weights = static_cast<const std::byte*>(call.weights) + done * call.panel_bytes;
-        call.acc += done * kPanelColumns;
-      }
-      rows = block.row + kernel.rows - first.row;
-    }
+  const LinearKernel& kernel = *block.kernel;
+  const bool quantised = shape.type == kTypeI8;
+  const std::int64_t x_bytes = quantised ? 1 : sizeof(float);
+  const std::int64_t group = block.row * chunk.groups + k / kQuantGroup * kernel.rows;
+  LinearBlock call{.weights = chunk.weights->panel(tile.first_panel) + k * WeightBytesPerK(shape),
+                   .panel_bytes = static_cast<std::int64_t>(shape.panel_bytes),
+                   .k = length,
+                   .x = x_.data() + (block.row * shape.k_padded + k * kernel.rows) * x_bytes,
+                   .x_scales = quantised ? scales_.as<float>() + group : nullptr,
+                   .x_offsets = quantised ? offsets_.as<std::int32_t>() + group : nullptr,
+                   .acc = acc,
+                   .acc_stride = kAccStride,
+                   .resume = k > 0};
+  for (int p = 0; p < tile.panels;) {
+    const bool wide = tile.panels - p >= kernel.panels;
+    (wide ? kernel.wide : kernel.single)(call);
+    const int done = wide ? kernel.panels : 1;
+    p += done;
+    call.weights = static_cast<const std::byte*>(call.weights) + done * call.panel_bytes;
+    call.acc += done * kPanelColumns;
   }
+}
+
+// Bias, activation and residual of a tile's sums.
+void LinearRunner::Finish(const Chunk& chunk, const Tile& tile, std::int64_t first_row, std::int64_t rows,
+                          const float* acc) const {
   const Device::LinearArgs& args = *chunk.args;
-  const std::int64_t row = chunk.first_row + first.row;
-  for (int p = 0; p < panels; ++p) {
-    const std::int64_t column = (first_panel + p) * kPanelColumns;
-    const float* scales = chunk.weights->scales();
-    const float* bias = chunk.weights->bias();
+  const std::int64_t row = chunk.first_row + first_row;
+  const float* scales = chunk.weights->scales();
+  const float* bias = chunk.weights->bias();
+  for (int p = 0; p < tile.panels; ++p) {
+    const std::int64_t column = (tile.first_panel + p) * kPanelColumns;
+    const std::int64_t columns =
+        std::min<std::int64_t>(kPanelColumns, chunk.weights->out_features() - column);
     kernels_.epilogue(
         {.acc = acc + p * kPanelColumns,
          .acc_stride = kAccStride,
@@ -159,9 +159,27 @@ void LinearRunner::RunStrip(const Chunk& chunk, std::int64_t first_panel, int pa
          .y = args.y + row * args.y_stride + column,
          .y_stride = args.y_stride,
          .rows = rows,
-         .columns = static_cast<int>(std::min<std::int64_t>(kPanelColumns, shape.out_features - column)),
+         .columns = static_cast<int>(columns),
          .activation = static_cast<int>(args.activation)});
   }
+}
+
+// A tile × the rows of one strip. K runs in pieces that keep the weights in L2; acc carries the sums from
+// piece to piece, so the order of a sum does not depend on the cut.
+void LinearRunner::RunStrip(const Chunk& chunk, const Tile& tile, std::span<const RowBlock> blocks) {
+  const PackedShape& shape = chunk.weights->shape();
+  alignas(64) float acc[kStripRows * kAccStride];  // written by the first piece of K before it is read
+  const std::int64_t first_row = blocks.front().row;
+  // A single block passes over the weights once: nothing to keep.
+  const std::int64_t piece =
+      blocks.size() == 1 ? shape.k_padded : kPieceWeightBytes / (kGroupPanels * WeightBytesPerK(shape));
+  for (std::int64_t k = 0; k < shape.k_padded; k += piece) {
+    for (const RowBlock& block : blocks) {
+      RunBlock(chunk, tile, block, k, std::min(piece, shape.k_padded - k),
+               acc + (block.row - first_row) * kAccStride);
+    }
+  }
+  Finish(chunk, tile, first_row, blocks.back().row + blocks.back().kernel->rows - first_row, acc);
 }
 
 void LinearRunner::Run(const Device::LinearArgs& args) {
@@ -179,9 +197,10 @@ void LinearRunner::Run(const Device::LinearArgs& args) {
     pool_.ParallelFor(groups, grain, [&](std::int64_t begin, std::int64_t end) {
       for (std::int64_t group = begin; group < end; ++group) {
         const std::int64_t panel = group * kGroupPanels;
-        const int panels = static_cast<int>(std::min<std::int64_t>(kGroupPanels, shape.panels - panel));
+        const Tile tile{panel, static_cast<int>(std::min<std::int64_t>(kGroupPanels, shape.panels - panel))};
         for (std::size_t strip = 0; strip + 1 < strip_starts_.size(); ++strip) {
-          RunStrip(chunk, panel, panels, strip_starts_[strip], strip_starts_[strip + 1]);
+          const std::size_t start = strip_starts_[strip];
+          RunStrip(chunk, tile, std::span(blocks_).subspan(start, strip_starts_[strip + 1] - start));
         }
       }
     });

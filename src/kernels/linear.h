@@ -4,6 +4,7 @@
 #pragma once
 
 #include <cstdint>
+#include <span>
 #include <vector>
 
 #include "base/result.h"
@@ -33,21 +34,29 @@ class LinearRunner {
     std::int64_t row = 0;
     const LinearKernel* kernel = nullptr;
   };
-  struct Chunk;
+  // Neighbouring panels that are worked on together.
+  struct Tile {
+    std::int64_t first_panel = 0;
+    int panels = 0;
+  };
+  struct Chunk;  // some rows of a call
 
   void CutRows(KernelType type, std::int64_t rows);
   void PackRows(const Chunk& chunk);
   void PackBlock(const Chunk& chunk, const RowBlock& block);
-  void RunStrip(const Chunk& chunk, std::int64_t first_panel, int panels, std::int64_t first_block,
-                std::int64_t last_block);
+  void RunStrip(const Chunk& chunk, const Tile& tile, std::span<const RowBlock> blocks);
+  void RunBlock(const Chunk& chunk, const Tile& tile, const RowBlock& block, std::int64_t k,
+                std::int64_t length, float* acc);
+  void Finish(const Chunk& chunk, const Tile& tile, std::int64_t first_row, std::int64_t rows,
+              const float* acc) const;
 
   ThreadPool& pool_;
   const KernelTable& kernels_;
-  std::vector<RowBlock> blocks_;            // of the current chunk
-  std::vector<std::int64_t> strip_starts_;  // index into blocks_ of each strip's first, and the end
-  AlignedBuffer x_;                         // packed activations of a chunk
-  AlignedBuffer scales_;                    // int8: [block][group][rows] f32
-  AlignedBuffer offsets_;                   // int8: [block][group][rows] int32
+  std::vector<RowBlock> blocks_;           // of the current chunk
+  std::vector<std::size_t> strip_starts_;  // index into blocks_ of each strip's first, and the end
+  AlignedBuffer x_;                        // packed activations of a chunk
+  AlignedBuffer scales_;                   // int8: [block][group][rows] f32
+  AlignedBuffer offsets_;                  // int8: [block][group][rows] int32
 };
 
 }  // namespace bloomery

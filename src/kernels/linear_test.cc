@@ -269,6 +269,12 @@ TEST_P(LinearTest, PacksRowRangesOfEverySourceType) {
     const std::vector<float> y_b = RunLinear(*device, **whole_b, x, 1);
     EXPECT_TRUE(SameBits(y.data(), y_a.data() + 5, 11));
     EXPECT_TRUE(SameBits(y.data() + 11, y_b.data() + 2, 7));
+
+    const std::vector<std::int32_t> ids = {0, 11};  // the first row of each part, as the tensors hold them
+    std::vector<float> rows(2 * 37);
+    device->Embed(**joined, ids, rows.data(), 37);
+    EXPECT_TRUE(SameBits(rows.data(), a.weight.values().data() + std::ptrdiff_t{5} * 37, 37));
+    EXPECT_TRUE(SameBits(rows.data() + 37, b.weight.values().data() + std::ptrdiff_t{2} * 37, 37));
   }
 }
 

@@ -4,6 +4,7 @@
 
 #include <cstdint>
 #include <memory>
+#include <utility>
 
 #include "base/result.h"
 #include "base/thread_pool.h"
@@ -12,6 +13,11 @@
 #include "tensor/device.h"
 
 namespace bloomery {
+
+// Element (k, lane) of a panel, counted in elements; group_k values along K lie side by side in a lane.
+inline std::int64_t ElementIndex(std::int64_t k, int lane, int group_k) {
+  return (k / group_k * kPanelColumns + lane) * group_k + k % group_k;
+}
 
 // Where the parts of a layer lie in its one buffer.
 //
@@ -40,7 +46,8 @@ Result<PackedShape> MakePackedShape(std::int64_t out_features, std::int64_t in_f
 // Immutable once handed out.
 class PackedLinear final : public LinearWeights {
  public:
-  PackedLinear(PackedShape shape, AlignedBuffer buffer) : shape_(shape), buffer_(std::move(buffer)) {}
+  // All zeros. kOutOfMemory.
+  static Result<std::unique_ptr<PackedLinear>> Allocate(const PackedShape& shape);
 
   std::int64_t out_features() const override { return shape_.out_features; }
   std::int64_t in_features() const override { return shape_.in_features; }
@@ -64,6 +71,8 @@ class PackedLinear final : public LinearWeights {
   void ReadRow(std::int64_t feature, float* out) const;
 
  private:
+  PackedLinear(const PackedShape& shape, AlignedBuffer buffer) : shape_(shape), buffer_(std::move(buffer)) {}
+
   float* At(bool present, std::uint64_t offset) {
     return present ? reinterpret_cast<float*>(buffer_.data() + offset) : nullptr;
   }

@@ -49,6 +49,7 @@ const KernelTable kAvx2Kernels = {
                       generic::Attention<V, generic::F16Cache<V>>,
                       generic::Attention<V, generic::BF16Cache<V>>},
     .f32_to_f16 = generic::F32ToF16Row<V>,
+    .f16_to_f32 = generic::F16ToF32Row<V>,
     .read_bytes = ReadBytes,
 };
 

@@ -19,7 +19,11 @@ inline uint64_t ReadBytes512(const void* from, size_t size_bytes) {
     }
   }
   const __m512i all = _mm512_add_epi64(_mm512_add_epi64(sum[0], sum[1]), _mm512_add_epi64(sum[2], sum[3]));
-  return static_cast<uint64_t>(_mm512_reduce_add_epi64(all));
+  uint64_t lanes[8];
+  _mm512_storeu_si512(lanes, all);
+  uint64_t total = 0;  // unsigned: may wrap
+  for (const uint64_t lane : lanes) total += lane;
+  return total;
 }
 
 }  // namespace

@@ -73,15 +73,18 @@ inline void AddValues(const AttentionRow& a, int64_t first_block, int64_t keys, 
   for (int i = 0; i < J; ++i) {
     sum[i] = V::Mul(V::Load(a.scratch + (j + i) * kPanelColumns), V::Set1(shrink));
   }
-  for (int64_t key = 0; key < keys; ++key) {
-    const typename Cache::Element* value = BlockAt<Cache>(a.value_base, a, first_block + key / kKvTokens) +
-                                           key % kKvTokens * a.head_dim + j * kPanelColumns;
-    const typename V::F weight = V::Set1(weights[key]);
-    BLOOMERY_UNROLL
-    for (int i = 0; i < J; ++i) {
-      // The last vector of a head_dim that is no multiple of 16 reads on into the next token (the cache has
-      // slack at its end); those lanes are never stored.
-      sum[i] = V::Fma(Cache::Load(value + i * kPanelColumns), weight, sum[i]);
+  for (int64_t begin = 0; begin < keys; begin += kKvTokens) {
+    const typename Cache::Element* value =
+        BlockAt<Cache>(a.value_base, a, first_block + begin / kKvTokens) + j * kPanelColumns;
+    const int64_t end = keys - begin < kKvTokens ? keys : begin + kKvTokens;
+    for (int64_t key = begin; key < end; ++key, value += a.head_dim) {
+      const typename V::F weight = V::Set1(weights[key]);
+      BLOOMERY_UNROLL
+      for (int i = 0; i < J; ++i) {
+        // The last vector of a head_dim that is no multiple of 16 reads on into the next token (the cache has
+        // slack at its end); those lanes are never stored.
+        sum[i] = V::Fma(Cache::Load(value + i * kPanelColumns), weight, sum[i]);
+      }
     }
   }
   BLOOMERY_UNROLL

@@ -1,5 +1,5 @@
 // plain header: the operations that go over one row of activations, over a vector trait V: a linear layer's
-// epilogue, quantisation, layer norm, f32 to f16.
+// epilogue, quantisation, layer norm, f32 to and from f16.
 #pragma once
 
 #include "kernels/generic/math_body.h"
@@ -95,6 +95,17 @@ void F32ToF16Row(const float* from, int64_t count, uint16_t* to) {
     V::StoreF16(bits, LoadRow<V>(from, i, count));
     const int64_t left = count - i < kPanelColumns ? count - i : kPanelColumns;
     __builtin_memcpy(to + i, bits, static_cast<size_t>(left) * sizeof(uint16_t));
+  }
+}
+
+template <class V>
+void F16ToF32Row(const void* from, int64_t count, float* to) {
+  const char* bytes = static_cast<const char*>(from);
+  for (int64_t i = 0; i < count; i += kPanelColumns) {
+    const int64_t left = count - i < kPanelColumns ? count - i : kPanelColumns;
+    uint16_t bits[kPanelColumns] = {};
+    __builtin_memcpy(bits, bytes + i * 2, static_cast<size_t>(left) * sizeof(uint16_t));
+    V::StoreFirst(to + i, V::LoadF16(bits), static_cast<int>(left));
   }
 }
 

@@ -1,4 +1,5 @@
-// plain header: builds the table entries that do not depend on an instruction set's block sizes.
+// plain header: what a spine needs to fill its kernel table: the bodies, and the wide/single pair of a linear
+// kernel.
 #pragma once
 
 #include "kernels/generic/attention_body.h"

@@ -2,6 +2,8 @@
 // panel at a time, written for reading. The vector kernels are tested against the same definitions.
 #include <algorithm>
 #include <cmath>
+#include <cstddef>
+#include <cstdint>
 #include <cstring>
 #include <limits>
 
@@ -157,6 +159,15 @@ void F32ToF16Row(const float* from, std::int64_t count, std::uint16_t* to) {
   std::transform(from, from + count, to, F32ToF16);
 }
 
+void F16ToF32Row(const void* from, std::int64_t count, float* to) {
+  const auto* bytes = static_cast<const std::byte*>(from);
+  for (std::int64_t i = 0; i < count; ++i) {
+    std::uint16_t bits = 0;
+    std::memcpy(&bits, bytes + 2 * i, sizeof(bits));
+    to[i] = F16ToF32(bits);
+  }
+}
+
 std::uint64_t ReadBytes(const void* from, std::size_t size_bytes) {
   const auto* bytes = static_cast<const std::byte*>(from);
   std::uint64_t sum = 0;
@@ -182,6 +193,7 @@ const KernelTable kRefKernels = {
     .layer_norm_row = LayerNorm,
     .attention_row = {Attention<F32Element>, Attention<F16Element>, Attention<BF16Element>},
     .f32_to_f16 = F32ToF16Row,
+    .f16_to_f32 = F16ToF32Row,
     .read_bytes = ReadBytes,
 };
 

@@ -1,0 +1,182 @@
+// Packing checkpoint tensors: checks of what the file says, conversion, one panel at a time on every thread.
+#include <algorithm>
+#include <array>
+#include <atomic>
+#include <bit>
+#include <cmath>
+#include <optional>
+
+#include "kernels/memory.h"
+#include "kernels/packed_linear.h"
+
+namespace bloomery {
+namespace {
+
+Status CheckRange(const RowRange& range, std::int64_t columns, const char* what) {
+  if (range.tensor == nullptr) return Fail(ErrorCode::kInvalidArgument, "[linear] {}: no tensor", what);
+  const TensorView& tensor = *range.tensor;
+  if (tensor.dtype != DType::kF32 && tensor.dtype != DType::kF16 && tensor.dtype != DType::kBF16) {
+    return Fail(ErrorCode::kUnsupported, "[linear] {}: expected f32, f16 or bf16, got {}", what,
+                DTypeName(tensor.dtype));
+  }
+  std::uint64_t elements = 1;
+  for (const std::int64_t dim : tensor.shape) {
+    const auto next = dim < 0 ? std::nullopt : CheckedMul(elements, static_cast<std::uint64_t>(dim));
+    if (!next) return Fail(ErrorCode::kCorrupt, "[linear] {}: bad shape {}", what, ShapeString(tensor.shape));
+    elements = *next;
+  }
+  if (elements > tensor.bytes.size() / SizeOf(tensor.dtype)) {
+    return Fail(ErrorCode::kCorrupt, "[linear] {}: shape {} needs more than its {} bytes", what,
+                ShapeString(tensor.shape), tensor.bytes.size());
+  }
+  const std::int64_t rows = tensor.rows();
+  if (tensor.shape.empty() || tensor.cols() != columns || range.first_row < 0 || range.rows < 0 ||
+      range.first_row > rows || range.rows > rows - range.first_row) {
+    return Fail(ErrorCode::kInvalidArgument, "[linear] {}: expected rows [{}, {} + {}) of [*, {}], got {}",
+                what, range.first_row, range.first_row, range.rows, columns, ShapeString(tensor.shape));
+  }
+  return {};
+}
+
+Status CheckRanges(const std::vector<RowRange>& ranges, std::int64_t out_features, std::int64_t columns,
+                   const char* what) {
+  std::int64_t total = 0;
+  for (const RowRange& range : ranges) {
+    RETURN_IF_ERROR(CheckRange(range, columns, what));
+    if (__builtin_add_overflow(total, range.rows, &total)) break;
+  }
+  if (total != out_features) {
+    return Fail(ErrorCode::kInvalidArgument, "[linear] {}: expected {} rows, got {}", what, out_features,
+                total);
+  }
+  return {};
+}
+
+// Walks the output features [begin, end) in order and hands over which tensor row each one is.
+template <typename Visit>
+void ForEachRow(const std::vector<RowRange>& ranges, std::int64_t begin, std::int64_t end, Visit visit) {
+  std::int64_t start = 0;  // first output feature of the range
+  for (const RowRange& range : ranges) {
+    const std::int64_t from = std::max(begin, start);
+    const std::int64_t to = std::min(end, start + range.rows);
+    for (std::int64_t feature = from; feature < to; ++feature) {
+      visit(feature, *range.tensor, range.first_row + (feature - start));
+    }
+    start += range.rows;
+  }
+}
+
+// rows: [16][in_features] f32, rows past the last feature zero. Writes one panel, padding included.
+template <typename Element, typename Convert>
+void WritePanel(const PackedShape& shape, const float* rows, int group_k, Element* panel, Convert convert) {
+  for (int lane = 0; lane < kPanelColumns; ++lane) {
+    const float* row = rows + lane * shape.in_features;
+    for (std::int64_t k = 0; k < shape.k_padded; ++k) {
+      panel[ElementIndex(k, lane, group_k)] = convert(k < shape.in_features ? row[k] : 0.0F);
+    }
+  }
+}
+
+void WriteF16Panel(const PackedShape& shape, const KernelTable& kernels, const float* rows,
+                   std::uint16_t* panel) {
+  for (std::int64_t k = 0; k < shape.in_features; ++k) {
+    std::array<float, kPanelColumns> lanes;
+    for (int lane = 0; lane < kPanelColumns; ++lane) {
+      lanes[static_cast<std::size_t>(lane)] = rows[lane * shape.in_features + k];
+    }
+    kernels.f32_to_f16(lanes.data(), kPanelColumns, panel + k * kPanelColumns);
+  }
+}
+
+// Nearest even, for |v| < 2²²: adding 1.5·2²³ leaves the rounded integer in the low bits. The library's own
+// rounding is a call per value on the x86-64 baseline.
+int RoundToInt(float v) { return std::bit_cast<int>(v + 12582912.0F) - std::bit_cast<int>(12582912.0F); }
+
+// Symmetric: scale = max|w|/127 of the output feature, w rounded to nearest even. A row with a NaN or an
+// infinity gets a NaN scale, so that a broken checkpoint shows.
+void WriteInt8Panel(const PackedShape& shape, const float* rows, std::uint8_t* panel, float* scales) {
+  for (int lane = 0; lane < kPanelColumns; ++lane) {
+    const float* row = rows + lane * shape.in_features;
+    float absmax = 0.0F;
+    float poison = 0.0F;
+    for (std::int64_t k = 0; k < shape.in_features; ++k) {
+      absmax = std::max(absmax, std::fabs(row[k]));
+      poison += row[k] * 0.0F;
+    }
+    const float inverse = absmax > kQuantFloor ? 127.0F / absmax : 0.0F;
+    scales[lane] = absmax / 127.0F + poison;
+    for (std::int64_t k = 0; k < shape.k_padded; ++k) {
+      const float v = k < shape.in_features && poison == 0.0F ? row[k] * inverse : 0.0F;
+      panel[ElementIndex(k, lane, 4)] =
+          static_cast<std::uint8_t>(RoundToInt(std::clamp(v, -127.0F, 127.0F)) + kWeightOffset);
+    }
+  }
+}
+
+// Row `row` of a checkpoint tensor as f32.
+void ReadTensorRow(const KernelTable& kernels, const TensorView& tensor, std::int64_t row,
+                   std::int64_t columns, float* out) {
+  if (tensor.dtype == DType::kF16) {
+    kernels.f16_to_f32(tensor.bytes.data() + row * columns * 2, columns, out);
+  } else {
+    ToF32(tensor, row * columns, columns, out);
+  }
+}
+
+void PackPanel(PackedLinear& packed, const KernelTable& kernels, const LinearSource& source,
+               std::int64_t panel, float* rows) {
+  const PackedShape& shape = packed.shape();
+  const std::int64_t begin = panel * kPanelColumns;
+  const std::int64_t end = std::min(begin + kPanelColumns, shape.out_features);
+  std::fill(rows + (end - begin) * shape.in_features, rows + kPanelColumns * shape.in_features, 0.0F);
+  ForEachRow(
+      source.weight, begin, end, [&](std::int64_t feature, const TensorView& tensor, std::int64_t row) {
+        ReadTensorRow(kernels, tensor, row, shape.in_features, rows + (feature - begin) * shape.in_features);
+      });
+  std::byte* to = packed.panel(panel);
+  switch (shape.type) {
+    case kTypeF32:
+      WritePanel(shape, rows, 1, reinterpret_cast<float*>(to), [](float v) { return v; });
+      return;
+    case kTypeF16:
+      WriteF16Panel(shape, kernels, rows, reinterpret_cast<std::uint16_t*>(to));
+      return;
+    case kTypeBF16:
+      WritePanel(shape, rows, 2, reinterpret_cast<std::uint16_t*>(to), F32ToBF16);
+      return;
+    default:
+      WriteInt8Panel(shape, rows, reinterpret_cast<std::uint8_t*>(to), packed.scales() + begin);
+      return;
+  }
+}
+
+}  // namespace
+
+Result<std::unique_ptr<PackedLinear>> PackFromSource(ThreadPool& pool, const KernelTable& kernels,
+                                                     const LinearSource& source, DType dtype) {
+  ASSIGN_OR_RETURN(const PackedShape shape,
+                   MakePackedShape(source.out_features, source.in_features, !source.bias.empty(), dtype));
+  RETURN_IF_ERROR(CheckRanges(source.weight, shape.out_features, shape.in_features, "weight"));
+  if (shape.has_bias) RETURN_IF_ERROR(CheckRanges(source.bias, shape.out_features, 1, "bias"));
+  ASSIGN_OR_RETURN(auto packed, PackedLinear::Allocate(shape));
+  const std::uint64_t rows_floats = static_cast<std::uint64_t>(shape.in_features) * kPanelColumns;
+  ASSIGN_OR_RETURN(AlignedBuffer scratch,
+                   AllocateChecked(rows_floats * sizeof(float) * static_cast<std::uint64_t>(pool.threads()),
+                                   "packing a linear layer"));
+  std::atomic<std::int64_t> next{0};
+  pool.Run([&](int thread) {
+    float* rows = scratch.as<float>() + rows_floats * static_cast<std::uint64_t>(thread);
+    for (std::int64_t panel = 0; (panel = next.fetch_add(1, std::memory_order_relaxed)) < shape.panels;) {
+      PackPanel(*packed, kernels, source, panel, rows);
+    }
+  });
+  if (shape.has_bias) {
+    ForEachRow(source.bias, 0, shape.out_features,
+               [&](std::int64_t feature, const TensorView& tensor, std::int64_t row) {
+                 ToF32(tensor, row, 1, packed->bias() + feature);
+               });
+  }
+  return packed;
+}
+
+}  // namespace bloomery
