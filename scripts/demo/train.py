@@ -114,7 +114,7 @@ def make_model(dropout):
 
 
 def train(model, streams, windows, arguments, best_path):
-    generator = random.Random(arguments.seed)
+    generator = random.Random(arguments.seed + arguments.start_step)
     decayed = [p for p in model.parameters() if p.dim() >= 2]
     plain = [p for p in model.parameters() if p.dim() < 2]
     optimizer = torch.optim.AdamW(
@@ -122,7 +122,7 @@ def train(model, streams, windows, arguments, best_path):
     )
     best, started = math.inf, time.time()
     # The last tenth of the steps runs at the full 1024 tokens, so that every position is trained.
-    for step in range(arguments.steps):
+    for step in range(arguments.start_step, arguments.steps):
         long_phase = step >= arguments.steps * 0.9
         length, batch = (1024, max(1, arguments.batch // 4)) if long_phase else (256, arguments.batch)
         ids = torch.tensor(np.array([crop(streams, length, generator) for _ in range(batch)]))
@@ -164,6 +164,8 @@ def main():
     parser.add_argument("--novels", type=pathlib.Path, required=True, help="folder with one .txt a novel")
     parser.add_argument("--output", type=pathlib.Path, required=True, help="folder for model/ and heldout.txt")
     parser.add_argument("--steps", type=int, default=6000)
+    parser.add_argument("--resume", type=pathlib.Path, help="weights to go on from (best.pt of an earlier run), with --start-step")
+    parser.add_argument("--start-step", type=int, default=0, help="where in the schedule of --steps to go on")
     parser.add_argument("--batch", type=int, default=16, help="windows of 256 tokens in a step")
     parser.add_argument("--lr", type=float, default=2e-3)
     parser.add_argument("--dropout", type=float, default=0.1)
@@ -184,6 +186,8 @@ def main():
     model = make_model(arguments.dropout)
     print(f"{sum(p.numel() for p in model.parameters()) / 1e6:.2f} M parameters, {sum(map(len, streams))} training tokens, "
           f"{windows.numel()} held-out tokens", flush=True)  # fmt: skip
+    if arguments.resume:
+        model.load_state_dict(torch.load(arguments.resume, weights_only=True))
     best_path = arguments.output / "best.pt"
     try:
         train(model, streams, windows, arguments, best_path)

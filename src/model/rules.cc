@@ -42,7 +42,7 @@ Result<json::value> FromField(const json::object& rule, const json::object& fiel
     return Fail(ErrorCode::kInvalidArgument, "\"field\": no field \"{}\" above this one", name.value_or(""));
   std::int64_t product = 0;
   if (__builtin_mul_overflow(*value, times.value_or(1), &product)) {
-    return Fail(ErrorCode::kInvalidArgument, "\"{}\" is too large", *name);
+    return Fail(ErrorCode::kInvalidArgument, "\"{}\" is too large", name.value_or(""));
   }
   return json::value(product);
 }
