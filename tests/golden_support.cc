@@ -93,9 +93,13 @@ SamplingParams ParamsFrom(const json::object& arguments) {
   return p;
 }
 
+std::unique_ptr<Device> MakeTestDevice(int threads) {
+  return MakeCpuDevice({.threads = threads, .isa = std::nullopt}).value();
+}
+
 TestModel LoadTestModel(const std::filesystem::path& directory, DType dtype, int threads) {
   TestModel model;
-  model.device = MakeCpuDevice({.threads = threads, .isa = std::nullopt}).value();
+  model.device = MakeTestDevice(threads);
   LoadOptions options;
   options.directory = directory;
   options.dtype = dtype;

@@ -40,6 +40,8 @@ std::vector<std::int32_t> Ids(const json::value& list);
 // Hugging Face generate() arguments to ours. Fails the test on an argument it does not know.
 SamplingParams ParamsFrom(const json::object& arguments);
 
+std::unique_ptr<Device> MakeTestDevice(int threads);
+
 struct TestModel {
   std::unique_ptr<Device> device;
   LoadedModel loaded;

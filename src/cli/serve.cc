@@ -94,6 +94,10 @@ Status Serve(const ServeFlags& flags) {
   };
   signals.async_wait(on_signal);
   io.run();
+  // A signal that comes now must not turn a clean end into a killed one.
+  signals.clear();
+  std::signal(SIGTERM, SIG_IGN);
+  std::signal(SIGINT, SIG_IGN);
   spdlog::info("stopped");
   return {};
 }

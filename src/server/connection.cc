@@ -120,11 +120,12 @@ class Connection {
     const Request& head = parser.get();
     if (route_.kind != RouteKind::kPing &&
         !server_.keys().Allows(View(head[http::field::authorization]), View(head["x-api-key"]))) {
-      co_return co_await WriteError(
-          {ErrorCode::kPermissionDenied, "a valid API key is needed: Authorization: Bearer KEY"});
+      SetError({ErrorCode::kPermissionDenied, "a valid API key is needed: Authorization: Bearer KEY"});
+      co_return co_await WritePending();
     }
     if (const auto length = parser.content_length(); length && *length > server_.options().max_body_bytes) {
-      co_return co_await WriteError(TooLarge());
+      SetError(TooLarge());
+      co_return co_await WritePending();
     }
     if (beast::iequals(head[http::field::expect], "100-continue")) {
       http::response<http::empty_body> go_on(http::status::continue_, 11);
@@ -179,29 +180,38 @@ class Connection {
     }
     // After a time-out the stream is closed for reading and writing; Beast leaves nothing to answer on.
     if (error == beast::error::timeout) co_return false;
-    co_return co_await Write(std::move(answer));
+    pending_ = std::move(answer);
+    co_return co_await WritePending();
   }
 
   asio::awaitable<bool> Dispatch() {
     const bool reads = method_ == "GET" || method_ == "HEAD";
     if (route_.kind == RouteKind::kUnknown) {
-      co_return co_await WriteError({ErrorCode::kNotFound, fmt::format("no route {} {}", method_, path_)});
+      SetError({ErrorCode::kNotFound, fmt::format("no route {} {}", method_, path_)});
+      co_return co_await WritePending();
     }
     if (route_.method == "GET" ? !reads : method_ != route_.method) {
       HttpAnswer answer = ErrorAnswer(
           route_.dialect, {ErrorCode::kInvalidArgument, fmt::format("{} takes {}", path_, route_.method)});
       answer.status = 405;
       answer.headers.emplace_back("Allow", route_.method == "GET" ? "GET, HEAD" : std::string(route_.method));
-      co_return co_await Write(std::move(answer));
+      pending_ = std::move(answer);
+      co_return co_await WritePending();
     }
     switch (route_.kind) {
       case RouteKind::kPing:
-        co_return co_await Write(Ping());
+        pending_ = Ping();
+        co_return co_await WritePending();
       case RouteKind::kMetrics:
-        co_return co_await Write(MetricsPage());
+        pending_ = MetricsPage();
+        co_return co_await WritePending();
       case RouteKind::kModels:
-        if (!server_.engine().info()) co_return co_await WriteError(NotReady());
-        co_return co_await Write(ListModels(*server_.engine().info(), UnixTime()));
+        if (server_.engine().info()) {
+          pending_ = ListModels(*server_.engine().info(), UnixTime());
+        } else {
+          SetError(NotReady());
+        }
+        co_return co_await WritePending();
       default:
         co_return co_await Generate();
     }
@@ -283,13 +293,16 @@ class Connection {
 
   asio::awaitable<bool> Generate() {
     auto exchange = MakeExchange();
-    if (!exchange) co_return co_await WriteError(exchange.error());
+    if (!exchange) {
+      SetError(exchange.error());
+      co_return co_await WritePending();
+    }
     std::vector<GenerationRequest>& requests = (*exchange)->requests();
     if (server_.engine().in_flight() + requests.size() >
         static_cast<std::size_t>(server_.options().max_requests)) {
-      co_return co_await WriteError(
-          {ErrorCode::kOverloaded, fmt::format("{} requests are in progress already; try again later",
-                                               server_.engine().in_flight())});
+      SetError({ErrorCode::kOverloaded, fmt::format("{} requests are in progress already; try again later",
+                                                    server_.engine().in_flight())});
+      co_return co_await WritePending();
     }
     const auto mailbox = std::make_shared<Mailbox>(stream_->get_executor());
     std::vector<std::uint64_t> ids;
@@ -328,7 +341,10 @@ class Connection {
       streaming = true;
       if (!co_await WriteChunk(chunk)) co_return Leave(mailbox);
     }
-    if (!streaming) co_return co_await Write(exchange.Answer(), &exchange);
+    if (!streaming) {
+      pending_ = exchange.Answer();
+      co_return co_await WritePending(&exchange);
+    }
     const bool ended = co_await WriteLastChunk();
     LogRequest(200, exchange);
     server_.metrics().CountResponse(200);
@@ -352,13 +368,15 @@ class Connection {
     }
   }
 
-  asio::awaitable<bool> WriteError(Error error) {
-    // The rest of a refused request may still be on its way.
-    keep_alive_ = false;
-    co_return co_await Write(ErrorAnswer(route_.dialect, error));
+  // Answers are put into pending_ and then written, in two statements: GCC 12 destroys temporaries in the
+  // operand of a co_await twice (seen as a double free).
+  void SetError(const Error& error) {
+    keep_alive_ = false;  // the rest of a refused request may still be on its way
+    pending_ = ErrorAnswer(route_.dialect, error);
   }
 
-  asio::awaitable<bool> Write(HttpAnswer answer, const Exchange* exchange = nullptr) {
+  asio::awaitable<bool> WritePending(const Exchange* exchange = nullptr) {
+    HttpAnswer answer = std::move(pending_);
     http::response<http::string_body> response(static_cast<http::status>(answer.status), version_);
     SetCommonHeaders(response);
     response.set(http::field::content_type, answer.content_type);
@@ -437,6 +455,7 @@ class Connection {
   beast::flat_buffer buffer_;
 
   // Of the request being answered.
+  HttpAnswer pending_;
   Clock::time_point started_;
   Request request_;
   Route route_;

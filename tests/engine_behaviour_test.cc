@@ -1,0 +1,246 @@
+// The engine as its users see it, on a tiny model: repeatable whatever else runs, cancellable, bounded, and
+// clear about what it refuses.
+#include <gtest/gtest.h>
+
+#include <cmath>
+#include <functional>
+#include <random>
+
+#include "engine/engine.h"
+#include "golden_support.h"
+
+namespace bloomery {
+namespace {
+
+constexpr const char* kModel = "bloom";
+
+std::vector<std::int32_t> RandomPrompt(std::mt19937& generator, std::size_t length) {
+  std::uniform_int_distribution<std::int32_t> id(4, 159);
+  std::vector<std::int32_t> prompt(length);
+  for (std::int32_t& token : prompt) token = id(generator);
+  return prompt;
+}
+
+GenerationRequest MakeRequest(std::vector<std::int32_t> prompt, int max_new_tokens) {
+  static std::uint64_t next_id = 1;
+  GenerationRequest request;
+  request.id = next_id++;
+  request.prompt = std::move(prompt);
+  request.sampling.max_new_tokens = max_new_tokens;
+  request.sampling.ignore_eos = true;
+  return request;
+}
+
+GenerationRequest Sampled(std::vector<std::int32_t> prompt, int max_new_tokens, std::uint64_t seed) {
+  GenerationRequest request = MakeRequest(std::move(prompt), max_new_tokens);
+  request.sampling.do_sample = true;
+  request.sampling.temperature = 1.2F;
+  request.sampling.top_p = 0.95F;
+  request.sampling.seed = seed;
+  return request;
+}
+
+std::shared_ptr<CollectingSink> Start(Engine& engine, GenerationRequest request) {
+  auto sink = std::make_shared<CollectingSink>();
+  engine.Submit(std::move(request), sink);
+  return sink;
+}
+
+std::shared_ptr<CollectingSink> Finish(Engine& engine, GenerationRequest request) {
+  auto sink = Start(engine, std::move(request));
+  sink->Wait();
+  return sink;
+}
+
+class EngineBehaviour : public testing::Test {
+ protected:
+  // kv_tokens: capacity of the cache; small ones force preemption.
+  std::unique_ptr<Engine> MakeEngine(DType dtype = DType::kF32, std::int64_t kv_tokens = 4096,
+                                     std::int64_t max_batch_tokens = 64) {
+    device_ = MakeTestDevice(2);
+    LoadOptions options;
+    options.directory = ModelsDir() / kModel;
+    options.dtype = dtype;
+    options.max_batch_size = 16;
+    options.max_batch_tokens = max_batch_tokens;
+    const ModelSpec spec = LoadSpec(options.directory).value();
+    const KvCacheShape shape{static_cast<int>(spec.layers), static_cast<int>(spec.heads),
+                             static_cast<int>(spec.head_dim()), dtype == DType::kI8 ? DType::kF16 : dtype};
+    options.kv_cache_bytes = shape.BytesPerToken() * static_cast<std::uint64_t>(kv_tokens);
+    return std::make_unique<Engine>(LoadModel(options, *device_, nullptr).value());
+  }
+
+  std::unique_ptr<Device> device_;
+};
+
+// Bit for bit the same tokens alone and in random company, in chunks and whole, with a cache that is large or
+// too small for all, in f32 and in int8.
+TEST_F(EngineBehaviour, TokensDependOnTheRequestAlone) {
+  for (const DType dtype : {DType::kF32, DType::kI8}) {
+    std::mt19937 generator(11);
+    std::vector<GenerationRequest> requests;
+    for (int i = 0; i < 40; ++i) {
+      auto prompt = RandomPrompt(generator, 1 + generator() % 90);
+      requests.push_back(i % 2 == 0 ? MakeRequest(prompt, 1 + static_cast<int>(generator() % 40))
+                                    : Sampled(prompt, 30, generator()));
+    }
+    std::vector<std::vector<std::int32_t>> alone;
+    {
+      const auto engine = MakeEngine(dtype);
+      for (const GenerationRequest& request : requests)
+        alone.push_back(Finish(*engine, request)->sequences.at(0).token_ids);
+    }
+    for (const auto& [kv_tokens, batch_tokens] :
+         {std::pair<std::int64_t, std::int64_t>{4096, 64}, {4096, 17}, {208, 64}}) {
+      const auto engine = MakeEngine(dtype, kv_tokens, batch_tokens);
+      std::vector<std::shared_ptr<CollectingSink>> sinks;
+      for (const GenerationRequest& request : requests) sinks.push_back(Start(*engine, request));
+      for (std::size_t i = 0; i < sinks.size(); ++i) {
+        sinks[i]->Wait();
+        ASSERT_FALSE(sinks[i]->error) << sinks[i]->error->ToString();
+        EXPECT_EQ(sinks[i]->sequences.at(0).token_ids, alone[i])
+            << DTypeName(dtype) << " request " << i << " with " << kv_tokens << " KV tokens";
+      }
+      if (kv_tokens == 208) {
+        EXPECT_GT(engine->stats().preemptions_total, 0) << "the small cache must have forced requests out";
+      }
+    }
+  }
+}
+
+TEST_F(EngineBehaviour, SeedsRepeatAndDiffer) {
+  const auto engine = MakeEngine();
+  const std::vector<std::int32_t> prompt = {5, 6, 7};
+  const auto first = Finish(*engine, Sampled(prompt, 40, 1));
+  EXPECT_EQ(first->sequences[0].token_ids, Finish(*engine, Sampled(prompt, 40, 1))->sequences[0].token_ids);
+  EXPECT_NE(first->sequences[0].token_ids, Finish(*engine, Sampled(prompt, 40, 2))->sequences[0].token_ids);
+  GenerationRequest unseeded = Sampled(prompt, 40, 0);
+  unseeded.sampling.seed.reset();
+  const auto drawn = Finish(*engine, unseeded);
+  EXPECT_EQ(drawn->sequences[0].token_ids,
+            Finish(*engine, Sampled(prompt, 40, drawn->prompt->seed))->sequences[0].token_ids)
+      << "the seed that was drawn is reported, and repeats the text";
+}
+
+TEST_F(EngineBehaviour, SeveralSequencesAreThoseOfTheirStreams) {
+  const auto engine = MakeEngine();
+  GenerationRequest request = Sampled({9, 8, 7}, 20, 3);
+  request.sampling.num_return_sequences = 4;
+  const auto sink = Finish(*engine, request);
+  ASSERT_EQ(sink->sequences.size(), 4U);
+  EXPECT_NE(sink->sequences[0].token_ids, sink->sequences[1].token_ids);
+  for (const SequenceEvent& sequence : sink->sequences) {
+    std::vector<std::int32_t> streamed;
+    for (const TokenEvent& token : sink->tokens) {
+      if (token.sequence == sequence.sequence) streamed.push_back(token.token.id);
+    }
+    EXPECT_EQ(streamed, sequence.token_ids);
+  }
+  GenerationRequest best = request;
+  best.sampling.best_of = 4;
+  best.sampling.num_return_sequences = 1;
+  const auto one = Finish(*engine, best);
+  ASSERT_EQ(one->sequences.size(), 1U);
+  EXPECT_TRUE(one->tokens.empty()) << "nothing is certain before the end";
+}
+
+// What a restarted engine does with a request that was half done.
+TEST_F(EngineBehaviour, ResumedRequestsGoOnWithTheSameTokens) {
+  const auto engine = MakeEngine();
+  for (const bool sampled : {false, true}) {
+    const GenerationRequest whole =
+        sampled ? Sampled({4, 5, 6, 7, 8}, 30, 77) : MakeRequest({4, 5, 6, 7, 8}, 30);
+    const auto expected = Finish(*engine, whole)->sequences[0].token_ids;
+    for (const std::size_t cut : {1U, 7U, 16U, 29U}) {
+      GenerationRequest rest = whole;
+      rest.resume_tokens.assign(expected.begin(), expected.begin() + static_cast<std::ptrdiff_t>(cut));
+      const auto resumed = Finish(*engine, rest);
+      EXPECT_EQ(resumed->sequences[0].token_ids, expected);
+      EXPECT_EQ(resumed->tokens.size(), expected.size() - cut)
+          << "tokens that were there are not reported again";
+    }
+  }
+}
+
+TEST_F(EngineBehaviour, PromptLogprobsAreThoseOfTransformersLogits) {
+  const Golden golden = ReadGolden(kModel);
+  const auto engine = MakeEngine();
+  const std::vector<std::int32_t> prompt = Ids(golden.cases.at("prompts").as_array()[2]);
+  const std::vector<float> logits = golden.Floats("logits.2");
+  GenerationRequest request = MakeRequest(prompt, 0);
+  request.sampling.prompt_logprobs = true;
+  request.sampling.logprobs = 3;
+  const auto sink = Finish(*engine, request);
+  ASSERT_TRUE(sink->done) << sink->error->ToString();
+  ASSERT_EQ(sink->prompt->logprobs.size(), prompt.size());
+  ASSERT_EQ(sink->prompt->top_logprobs.size(), prompt.size());
+  const std::size_t vocab = logits.size() / prompt.size();
+  for (std::size_t t = 1; t < prompt.size(); ++t) {
+    double sum = 0;
+    for (std::size_t v = 0; v < vocab; ++v) sum += std::exp(static_cast<double>(logits[(t - 1) * vocab + v]));
+    const double expected =
+        static_cast<double>(logits[(t - 1) * vocab + static_cast<std::size_t>(prompt[t])]) - std::log(sum);
+    EXPECT_NEAR(sink->prompt->logprobs[t].logprob, expected, 1e-4);
+    EXPECT_EQ(sink->prompt->logprobs[t].id, prompt[t]);
+    EXPECT_EQ(sink->prompt->top_logprobs[t].size(), 3U);
+  }
+  EXPECT_TRUE(sink->sequences[0].token_ids.empty());
+}
+
+TEST_F(EngineBehaviour, CancelledAndLateRequestsEndAndFreeTheirMemory) {
+  const auto engine = MakeEngine();
+  GenerationRequest endless = MakeRequest({5}, 2000);
+  const std::uint64_t id = endless.id;
+  const auto sink = Start(*engine, endless);
+  engine->Cancel(id);
+  sink->Wait();
+  ASSERT_TRUE(sink->error);
+  EXPECT_EQ(sink->error->code, ErrorCode::kCancelled);
+  GenerationRequest late = MakeRequest({5}, 2000);
+  late.deadline_ms = 1;
+  const auto missed = Finish(*engine, late);
+  ASSERT_TRUE(missed->error);
+  EXPECT_EQ(missed->error->code, ErrorCode::kDeadlineExceeded);
+}
+
+TEST_F(EngineBehaviour, DestructionFailsWhatIsUnfinished) {
+  auto engine = MakeEngine();
+  const auto sink = Start(*engine, MakeRequest({5}, 2000));
+  engine.reset();
+  sink->Wait();
+  ASSERT_TRUE(sink->error);
+  EXPECT_EQ(sink->error->code, ErrorCode::kUnavailable);
+}
+
+TEST_F(EngineBehaviour, RefusesWhatCannotBeDoneAndSaysWhy) {
+  const auto engine = MakeEngine();
+  const auto refusal = [&](const std::function<void(GenerationRequest&)>& change) {
+    GenerationRequest request = MakeRequest({5, 6}, 10);
+    change(request);
+    const auto sink = Finish(*engine, request);
+    return sink->error ? sink->error->message : std::string("accepted");
+  };
+  using Ids32 = std::vector<std::int32_t>;
+  EXPECT_EQ(refusal([](GenerationRequest& r) { r.prompt = Ids32{5, 160}; }),
+            "prompt token 160 is outside the vocabulary of 160");
+  EXPECT_EQ(refusal([](GenerationRequest& r) { r.prompt = Ids32{-1}; }),
+            "prompt token -1 is outside the vocabulary of 160");
+  EXPECT_NE(refusal([](GenerationRequest& r) { r.prompt = "text"; }).find("no tokenizer"), std::string::npos);
+  EXPECT_NE(refusal([](GenerationRequest& r) { r.sampling.max_new_tokens = 5000; }).find("context of 2048"),
+            std::string::npos);
+  EXPECT_NE(refusal([](GenerationRequest& r) { r.sampling.max_new_tokens = 0; }).find("at least 1"),
+            std::string::npos);
+  EXPECT_NE(refusal([](GenerationRequest& r) { r.sampling.max_new_tokens = -5; }).find("at least 1"),
+            std::string::npos);
+  EXPECT_NE(refusal([](GenerationRequest& r) { r.sampling.temperature = std::nanf(""); }).find("temperature"),
+            std::string::npos);
+  EXPECT_NE(refusal([](GenerationRequest& r) { r.sampling.top_p = 0; }).find("top_p"), std::string::npos);
+  EXPECT_NE(refusal([](GenerationRequest& r) { r.sampling.num_beams = 1'000'000; }).find("num_beams"),
+            std::string::npos);
+  EXPECT_NE(refusal([](GenerationRequest& r) { r.sampling.num_return_sequences = 3; }).find("do_sample"),
+            std::string::npos);
+  EXPECT_EQ(refusal([](GenerationRequest& /*r*/) {}), "accepted");
+}
+
+}  // namespace
+}  // namespace bloomery
