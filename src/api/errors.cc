@@ -48,24 +48,24 @@ const Row& RowOf(ErrorCode code) {
 
 }  // namespace
 
-HttpAnswer ErrorAnswer(Dialect dialect, const Error& error) {
+HttpAnswer ErrorAnswer(Dialect dialect, const Error& error, std::optional<int> status) {
   const Row& row = RowOf(error.code);
   HttpAnswer answer;
   json::object body;
   switch (dialect) {
     case Dialect::kOpenAi:
-      answer.status = row.openai_status;
+      answer.status = status.value_or(row.openai_status);
       body["error"] = {{"message", error.message},
                        {"type", row.openai_type},
                        {"param", nullptr},
                        {"code", ErrorCodeName(error.code)}};
       break;
     case Dialect::kSageMaker:
-      answer.status = row.sagemaker_status;
-      body = {{"code", row.sagemaker_status}, {"type", row.sagemaker_type}, {"message", error.message}};
+      answer.status = status.value_or(row.sagemaker_status);
+      body = {{"code", answer.status}, {"type", row.sagemaker_type}, {"message", error.message}};
       break;
     case Dialect::kTgi:
-      answer.status = row.tgi_status;
+      answer.status = status.value_or(row.tgi_status);
       body = {{"error", error.message}, {"error_type", row.tgi_type}};
       break;
   }

@@ -99,11 +99,24 @@ class Connection {
       }
       if (!co_await ReadAndAnswer(parser) || server_.draining()) break;
     }
-    beast::error_code ignored;
-    stream_->socket().shutdown(tcp::socket::shutdown_send, ignored);
+    co_await Linger();
   }
 
  private:
+  // Closing a socket with unread bytes resets it, and the client may lose the answer it was just sent: the
+  // rest of a refused body is read and dropped, for a moment.
+  asio::awaitable<void> Linger() {
+    constexpr std::chrono::seconds kPatience{1};
+    beast::error_code ignored;
+    stream_->socket().shutdown(tcp::socket::shutdown_send, ignored);
+    stream_->expires_after(kPatience);
+    for (;;) {
+      buffer_.clear();
+      const auto [error, count] = co_await stream_->async_read_some(buffer_.prepare(65536), kAwait);
+      if (error) co_return;
+    }
+  }
+
   // One request. False when the connection is to be closed.
   asio::awaitable<bool> ReadAndAnswer(http::request_parser<http::string_body>& parser) {
     started_ = Clock::now();
@@ -156,32 +169,27 @@ class Connection {
                                               server_.options().max_body_bytes)};
   }
 
-  // A request that could not be read. Answered where an answer can still be understood.
+  // A request that could not be read: answered where there is somebody who still reads.
   asio::awaitable<bool> RefuseUnread(beast::error_code error) {
     keep_alive_ = false;
-    if (error == http::error::end_of_stream || error == asio::error::connection_reset ||
-        error == asio::error::operation_aborted || error == http::error::partial_message) {
-      co_return false;
-    }
-    HttpAnswer answer = ErrorAnswer(
-        route_.dialect, {ErrorCode::kInvalidArgument, "malformed HTTP request: " + error.message()});
-    answer.status = 400;
-    if (error == http::error::header_limit) {
-      answer = ErrorAnswer(route_.dialect,
-                           {ErrorCode::kTooLarge, fmt::format("the header is larger than {} bytes",
-                                                              server_.options().max_header_bytes)});
-      answer.status = 431;
-    } else if (error == http::error::body_limit) {
-      answer = ErrorAnswer(route_.dialect, TooLarge());
-    } else if (error == beast::error::timeout) {
-      answer =
-          ErrorAnswer(route_.dialect, {ErrorCode::kDeadlineExceeded, "the request did not arrive in time"});
-      answer.status = 408;
-    }
-    // After a time-out the stream is closed for reading and writing; Beast leaves nothing to answer on.
-    if (error == beast::error::timeout) co_return false;
-    pending_ = std::move(answer);
+    const bool gone = error == http::error::end_of_stream || error == http::error::partial_message ||
+                      error == asio::error::connection_reset || error == asio::error::operation_aborted;
+    // After a time-out Beast has closed the stream.
+    if (gone || error == beast::error::timeout) co_return false;
+    pending_ = UnreadAnswer(error);
     co_return co_await WritePending();
+  }
+
+  HttpAnswer UnreadAnswer(beast::error_code error) const {
+    if (error == http::error::body_limit) return ErrorAnswer(route_.dialect, TooLarge());
+    if (error == http::error::header_limit) {
+      const std::uint32_t limit = server_.options().max_header_bytes;
+      return ErrorAnswer(route_.dialect,
+                         {ErrorCode::kTooLarge, fmt::format("the header is larger than {} bytes", limit)},
+                         431);
+    }
+    return ErrorAnswer(route_.dialect,
+                       {ErrorCode::kInvalidArgument, "malformed HTTP request: " + error.message()}, 400);
   }
 
   asio::awaitable<bool> Dispatch() {
@@ -191,11 +199,9 @@ class Connection {
       co_return co_await WritePending();
     }
     if (route_.method == "GET" ? !reads : method_ != route_.method) {
-      HttpAnswer answer = ErrorAnswer(
-          route_.dialect, {ErrorCode::kInvalidArgument, fmt::format("{} takes {}", path_, route_.method)});
-      answer.status = 405;
-      answer.headers.emplace_back("Allow", route_.method == "GET" ? "GET, HEAD" : std::string(route_.method));
-      pending_ = std::move(answer);
+      SetError({ErrorCode::kInvalidArgument, fmt::format("{} takes {}", path_, route_.method)}, 405);
+      pending_.headers.emplace_back("Allow",
+                                    route_.method == "GET" ? "GET, HEAD" : std::string(route_.method));
       co_return co_await WritePending();
     }
     switch (route_.kind) {
@@ -370,9 +376,9 @@ class Connection {
 
   // Answers are put into pending_ and then written, in two statements: GCC 12 destroys temporaries in the
   // operand of a co_await twice (seen as a double free).
-  void SetError(const Error& error) {
+  void SetError(const Error& error, std::optional<int> status = std::nullopt) {
     keep_alive_ = false;  // the rest of a refused request may still be on its way
-    pending_ = ErrorAnswer(route_.dialect, error);
+    pending_ = ErrorAnswer(route_.dialect, error, status);
   }
 
   asio::awaitable<bool> WritePending(const Exchange* exchange = nullptr) {
