@@ -145,7 +145,7 @@ std::string LargeTokenizerJson() {
   std::string merges;
   // Token n is token n/2 with one letter more: a binary tree, so that every merge's parts exist.
   for (std::size_t n = 256; n < kTokens; ++n) {
-    const std::string& left = tokens[n / 2];
+    const std::string left = tokens[n / 2];
     const std::string right(1, static_cast<char>('a' + n % 2));
     tokens.push_back(left + right);
     merges += fmt::format("{}{}", merges.empty() ? "" : ",", json::serialize(json::array{left, right}));
