@@ -136,17 +136,17 @@ TEST(Tokenizer, SaysWhatItCannotRead) {
             std::string::npos);
 }
 
-// A file of BLOOM's size: 250,680 tokens, 250,000 merges, about 14 MB.
+// A file of BLOOM's size: 250,680 tokens, 250,000 merges, more than its 14 MB.
 std::string LargeTokenizerJson() {
   constexpr std::size_t kTokens = 250'680;
   std::vector<std::string> tokens;
   for (unsigned byte = 0; byte < 256; ++byte)
     tokens.push_back(AlphabetCharacter(static_cast<unsigned char>(byte)));
   std::string merges;
-  // Token n is token n/2 with one letter more: a binary tree, so that every merge's parts exist.
+  // Token n is token n/2 with a letter or two more: a binary tree, so that every merge's parts exist.
   for (std::size_t n = 256; n < kTokens; ++n) {
     const std::string left = tokens[n / 2];
-    const std::string right(1, static_cast<char>('a' + n % 2));
+    const std::string right = n < 512 ? std::string(1, static_cast<char>('a' + n % 2)) : tokens[256 + n % 2];
     tokens.push_back(left + right);
     merges += fmt::format("{}{}", merges.empty() ? "" : ",", json::serialize(json::array{left, right}));
   }
