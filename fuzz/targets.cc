@@ -1,0 +1,121 @@
+#include "targets.h"
+
+#include <cstdlib>
+
+#include "api/dialects.h"
+#include "base/mapped_file.h"
+#include "base/utf8.h"
+#include "checkpoint/pickle.h"
+#include "checkpoint/safetensors.h"
+#include "checkpoint/torch_file.h"
+#include "tokenizer/tokenizer.h"
+
+namespace bloomery {
+namespace {
+
+// Fails the fuzzer; assert() would vanish in release builds of the seed test.
+void Require(bool holds) {
+  if (!holds) std::abort();
+}
+
+void CheckTensors(const TensorMap& tensors, std::string_view input) {
+  const auto* begin = reinterpret_cast<const std::byte*>(input.data());
+  for (const auto& [name, view] : tensors) {
+    Require(view.bytes.size() == static_cast<std::size_t>(ElementCount(view.shape)) * SizeOf(view.dtype));
+    Require(view.bytes.empty() ||
+            (view.bytes.data() >= begin && view.bytes.data() + view.bytes.size() <= begin + input.size()));
+  }
+}
+
+// The whole source in memory without a copy, so that views can be checked against the input.
+class ViewSource final : public ByteSource {
+ public:
+  explicit ViewSource(std::string_view bytes) : bytes_(bytes) {}
+  std::string_view name() const override { return "fuzz"; }
+  std::uint64_t size_bytes() const override { return bytes_.size(); }
+  Status ReadAt(std::uint64_t, std::span<std::byte>) const override {
+    return Fail(ErrorCode::kIo, "mapped only");
+  }
+  std::optional<std::span<const std::byte>> mapped() const override {
+    return std::as_bytes(std::span(bytes_));
+  }
+
+ private:
+  std::string_view bytes_;
+};
+
+// Plausible events for whatever a body asked for, so that the answer is built too.
+void Answer(Exchange& exchange) {
+  for (std::size_t i = 0; i < exchange.requests().size(); ++i) {
+    const SamplingParams& params = exchange.requests()[i].sampling;
+    const TokenLogprob token{7, "\xF0\x9F", -0.5F, false};
+    exchange.Feed(i, PromptEvent{{1, 2}, {token, token}, {{token}, {token}}, 1});
+    for (int s = 0; s < params.num_return_sequences; ++s) {
+      exchange.Feed(i, TokenEvent{s, token, {token}, "a"});
+      exchange.Feed(i, SequenceEvent{s, FinishReason::kLength, "ab", "b", {7}, {token}, {{token}}, 0});
+    }
+    exchange.Feed(i, DoneEvent{2, 1, 0, 0, 0});
+  }
+  Require(exchange.finished());
+  Require(IsValidUtf8(exchange.Answer().body));
+}
+
+}  // namespace
+
+void FuzzSafetensors(std::string_view input) {
+  if (const auto tensors = ParseSafetensors(ViewSource(input))) CheckTensors(*tensors, input);
+}
+
+void FuzzTorchFile(std::string_view input) {
+  if (const auto tensors = ParseTorchFile(ViewSource(input))) CheckTensors(*tensors, input);
+  if (const auto pickle = ReadPickle(std::as_bytes(std::span(input))))
+    Require(pickle->root < pickle->nodes.size());
+}
+
+void FuzzTokenizer(std::string_view input) {
+  const std::size_t split = std::min(input.find('\0'), input.size());
+  const auto tokenizer = Tokenizer::FromJson(input.substr(0, split));
+  if (!tokenizer) return;
+  const std::string_view text = split < input.size() ? input.substr(split + 1) : input;
+  IncrementalDecoder decoder(*tokenizer);
+  const std::vector<std::int32_t> ids = (*tokenizer)->Encode(text);
+  std::string streamed;
+  for (const std::int32_t id : ids) {
+    Require(id >= 0 && id < (*tokenizer)->vocab_size());
+    streamed += decoder.Push(id);
+  }
+  streamed += decoder.Flush();
+  Require(streamed == (*tokenizer)->Decode(ids));
+}
+
+void FuzzHttpBody(std::string_view input) {
+  if (input.empty()) return;
+  ModelInfo model;
+  model.name = "m";
+  const ApiRequest request{.path = "/",
+                           .content_type = "application/json",
+                           .accept = {},
+                           .body = input.substr(1),
+                           .id = "1",
+                           .created_s = 0};
+  Result<std::unique_ptr<Exchange>> exchange = Fail(ErrorCode::kNotFound, "");
+  switch (input.front() % 5) {
+    case 0:
+      exchange = MakeInvocation(request, model, BatchShape::kPipeline);
+      break;
+    case 1:
+      exchange = MakeInvocation(request, model, BatchShape::kOutputs);
+      break;
+    case 2:
+      exchange = MakeCompletion(request, model);
+      break;
+    case 3:
+      exchange = MakeChatCompletion(request, model);
+      break;
+    default:
+      exchange = MakeTgi(request, TgiMode::kByField);
+  }
+  if (exchange) Answer(**exchange);
+}
+
+}  // namespace bloomery

@@ -1,0 +1,15 @@
+// What each fuzzer does with its input, shared with the test that replays the seeds
+// (tests/fuzz_seeds_test.cc). An input may be refused; it may not crash, hang, leak or overflow, and where it
+// is accepted the invariants asserted here must hold.
+#pragma once
+
+#include <string_view>
+
+namespace bloomery {
+
+void FuzzSafetensors(std::string_view input);
+void FuzzTorchFile(std::string_view input);  // the input as a whole archive, and as a pickle alone
+void FuzzTokenizer(std::string_view input);  // tokenizer.json, a NUL, text to encode
+void FuzzHttpBody(std::string_view input);   // first byte: the dialect; the rest: a body
+
+}  // namespace bloomery
