@@ -64,6 +64,10 @@ class CpuDevice final : public Device {
     return Reserved(PackFromSource(pool_, kernels_, source, dtype));
   }
 
+  Result<LinearPeaks> MeasurePeaks(const LinearSource& source) override {
+    return PeaksOfSource(pool_, kernels_, source);
+  }
+
   Result<std::unique_ptr<LinearWeights>> RandomLinear(std::int64_t out_features, std::int64_t in_features,
                                                       bool has_bias, DType dtype, float stddev,
                                                       std::uint64_t seed) override {

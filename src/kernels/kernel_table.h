@@ -9,6 +9,11 @@
 //   f32, f16   [panel][k][16]
 //   bf16       [panel][k/2][16][2]     pairs along K fill a 32-bit lane
 //   int8       [panel][k/4][16][4]     groups of 4 along K fill a 32-bit lane; stored as w + 128
+//   int4       [panel][k/128]{ scales [4][16], zeros [4][16], nibbles [4][4][16][4] }
+//              one scale byte s and one zero byte z for 32 values along K: w = column scale · s · (q − z/16).
+//              A byte holds q of k in its low and of k + 4 in its high half, for k mod 8 below 4, so that 64
+//              bytes give two steps of int8's layout. A group of 128 is 1152 bytes, 18 cache lines:
+//              4.5 bits a weight. K is padded to 128.
 //
 // Lanes are outputs, so no sum over K ever crosses lanes: each output is one chain of multiply-adds in rising
 // k, the same chain in every row and panel count. That is what makes a row's result independent of its batch.
@@ -34,19 +39,28 @@ constexpr float kQuantFloor = 1e-30F;
 // Added to int8 weights in storage: the dot instruction of VNNI takes unsigned × signed bytes.
 constexpr int kWeightOffset = 128;
 
+// int4: values along K that share a scale and a zero, chosen by measurement (docs/benchmarks.md); and zeros
+// in sixteenths of a step, so that one byte places them anywhere in the range of q.
+constexpr int kNibbleGroup = 32;
+constexpr int kNibbleGroups = kQuantGroup / kNibbleGroup;
+constexpr int kNibbleZeroSteps = 16;
+constexpr int kNibbleHeaderBytes = 2 * kNibbleGroups * kPanelColumns;
+constexpr int kNibbleGroupBytes = kNibbleHeaderBytes + kQuantGroup * kPanelColumns / 2;
+
 constexpr int kKvTokens = 16;  // tokens of one KV block; kKvBlockTokens of tensor/device.h
 
-enum KernelType { kTypeF32, kTypeF16, kTypeBF16, kTypeI8, kKernelTypes };
+enum KernelType { kTypeF32, kTypeF16, kTypeBF16, kTypeI8, kTypeI4, kKernelTypes };
 enum KernelActivation { kActNone, kActRelu, kActGeluTanh, kActGeluErf };
 
 // acc[r][p·16 + lane] (+)= Σ over k of weights · x, for the kernel's number of rows and panels.
 struct LinearBlock {
   const void* weights;       // first panel, at the block's first k
   int64_t panel_bytes;       // from one panel to the next
-  int64_t k;                 // padded; for int8 a group boundary or the end
-  const void* x;             // packed rows: f32 [k][rows], or int8 [k/4][rows][4]
-  const float* x_scales;     // int8: [group][rows]
+  int64_t k;                 // padded; for int8 and int4 a group boundary or the end
+  const void* x;             // packed rows: f32 [k][rows]; int8 and int4: bytes [k/4][rows][4]
+  const float* x_scales;     // int8, int4: [group][rows]
   const int32_t* x_offsets;  // int8: [group][rows], −128·Σx of the group: undoes kWeightOffset
+  const float* x_sums;       // int4: [k/32][rows], Σx of what shares a weight scale, in units of the row's
   float* acc;                // [rows][acc_stride]
   int64_t acc_stride;        // floats
   bool resume;               // continue from acc (a later part of K) rather than from zero
@@ -78,7 +92,8 @@ struct LinearEpilogue {
 };
 
 // Quantises one row of a packed block of `rows` rows: x[0, k) to out[k/4][row][4], its group scales and
-// offsets. k_padded is a multiple of 4; padding becomes 0.
+// offsets (int8), or its group scales and sums (int4). k_padded is a multiple of 4, for int4 of kQuantGroup;
+// padding becomes 0.
 struct QuantizeRow {
   const float* x;
   int64_t k;
@@ -87,7 +102,8 @@ struct QuantizeRow {
   int row;
   int8_t* out;
   float* scales;     // [group][rows]
-  int32_t* offsets;  // [group][rows]
+  int32_t* offsets;  // [group][rows], or null
+  float* sums;       // [k/32][rows], or null
 };
 
 struct LayerNormRow {

@@ -25,9 +25,11 @@ constexpr std::int64_t kAccStride = kGroupPanels * kPanelColumns;
 // Packing fewer activations than this on one thread is faster than waking the others (a few microseconds).
 constexpr std::int64_t kParallelPackElements = 32 << 10U;
 
-// Bytes that one k of a panel takes, padding aside.
-std::int64_t WeightBytesPerK(const PackedShape& shape) {
-  return static_cast<std::int64_t>(shape.panel_bytes) / shape.k_padded;
+// Values along K in a piece: kPieceWeightBytes of a tile, in whole groups.
+std::int64_t PieceOf(const PackedShape& shape) {
+  const std::int64_t group_k = shape.quantised() ? kQuantGroup : shape.group_k;
+  const std::int64_t group_bytes = shape.PanelOffset(group_k) * kGroupPanels;
+  return std::max<std::int64_t>(1, kPieceWeightBytes / group_bytes) * group_k;
 }
 
 std::int64_t QuantGroups(std::int64_t k) { return (k + kQuantGroup - 1) / kQuantGroup; }
@@ -43,17 +45,18 @@ struct LinearRunner::Chunk {
 
 Status LinearRunner::Reserve(const PackedShape& shape) {
   const auto k = static_cast<std::uint64_t>(shape.k_padded);
-  const std::uint64_t element = shape.type == kTypeI8 ? 1 : sizeof(float);
+  const std::uint64_t element = shape.quantised() ? 1 : sizeof(float);
   const std::uint64_t x_bytes = k * element * kChunkRows;  // features are capped far below overflow
   if (x_bytes > x_.size_bytes()) {
     ASSIGN_OR_RETURN(x_, AllocateChecked(x_bytes, "activations of a linear layer"));
   }
-  if (shape.type != kTypeI8) return {};
+  if (!shape.quantised()) return {};
   const std::uint64_t group_bytes =
       static_cast<std::uint64_t>(QuantGroups(shape.k_padded)) * kChunkRows * sizeof(float);
   if (group_bytes > scales_.size_bytes()) {
     ASSIGN_OR_RETURN(scales_, AllocateChecked(group_bytes, "activation scales"));
-    ASSIGN_OR_RETURN(offsets_, AllocateChecked(group_bytes, "activation scales"));
+    // Holds int8's offsets or int4's sums, of which there are more.
+    ASSIGN_OR_RETURN(sums_, AllocateChecked(group_bytes * kNibbleGroups, "activation scales"));
   }
   return {};
 }
@@ -78,16 +81,19 @@ void LinearRunner::PackBlock(const Chunk& chunk, const RowBlock& block) {
   const PackedShape& shape = chunk.weights->shape();
   const int rows = block.kernel->rows;
   const float* x = chunk.args->x + (chunk.first_row + block.row) * chunk.args->x_stride;
-  if (shape.type == kTypeI8) {
+  if (shape.quantised()) {
+    const bool int4 = shape.type == kTypeI4;
     for (int row = 0; row < rows; ++row) {
-      kernels_.quantize_row({.x = x + row * chunk.args->x_stride,
-                             .k = shape.in_features,
-                             .k_padded = shape.k_padded,
-                             .rows = rows,
-                             .row = row,
-                             .out = x_.as<std::int8_t>() + block.row * shape.k_padded,
-                             .scales = scales_.as<float>() + block.row * chunk.groups,
-                             .offsets = offsets_.as<std::int32_t>() + block.row * chunk.groups});
+      kernels_.quantize_row(
+          {.x = x + row * chunk.args->x_stride,
+           .k = shape.in_features,
+           .k_padded = shape.k_padded,
+           .rows = rows,
+           .row = row,
+           .out = x_.as<std::int8_t>() + block.row * shape.k_padded,
+           .scales = scales_.as<float>() + block.row * chunk.groups,
+           .offsets = int4 ? nullptr : sums_.as<std::int32_t>() + block.row * chunk.groups,
+           .sums = int4 ? sums_.as<float>() + block.row * chunk.groups * kNibbleGroups : nullptr});
     }
     return;
   }
@@ -116,15 +122,15 @@ void LinearRunner::RunBlock(const Chunk& chunk, const Tile& tile, const RowBlock
                             std::int64_t length, float* acc) {
   const PackedShape& shape = chunk.weights->shape();
   const LinearKernel& kernel = *block.kernel;
-  const bool quantised = shape.type == kTypeI8;
-  const std::int64_t x_bytes = quantised ? 1 : sizeof(float);
+  const std::int64_t x_bytes = shape.quantised() ? 1 : sizeof(float);
   const std::int64_t group = block.row * chunk.groups + k / kQuantGroup * kernel.rows;
-  LinearBlock call{.weights = chunk.weights->panel(tile.first_panel) + k * WeightBytesPerK(shape),
+  LinearBlock call{.weights = chunk.weights->panel(tile.first_panel) + shape.PanelOffset(k),
                    .panel_bytes = static_cast<std::int64_t>(shape.panel_bytes),
                    .k = length,
                    .x = x_.data() + (block.row * shape.k_padded + k * kernel.rows) * x_bytes,
-                   .x_scales = quantised ? scales_.as<float>() + group : nullptr,
-                   .x_offsets = quantised ? offsets_.as<std::int32_t>() + group : nullptr,
+                   .x_scales = shape.quantised() ? scales_.as<float>() + group : nullptr,
+                   .x_offsets = shape.type == kTypeI8 ? sums_.as<std::int32_t>() + group : nullptr,
+                   .x_sums = shape.type == kTypeI4 ? sums_.as<float>() + group * kNibbleGroups : nullptr,
                    .acc = acc,
                    .acc_stride = kAccStride,
                    .resume = k > 0};
@@ -171,8 +177,7 @@ void LinearRunner::RunStrip(const Chunk& chunk, const Tile& tile, std::span<cons
   alignas(64) float acc[kStripRows * kAccStride];  // written by the first piece of K before it is read
   const std::int64_t first_row = blocks.front().row;
   // A single block passes over the weights once: nothing to keep.
-  const std::int64_t piece =
-      blocks.size() == 1 ? shape.k_padded : kPieceWeightBytes / (kGroupPanels * WeightBytesPerK(shape));
+  const std::int64_t piece = blocks.size() == 1 ? shape.k_padded : PieceOf(shape);
   for (std::int64_t k = 0; k < shape.k_padded; k += piece) {
     for (const RowBlock& block : blocks) {
       RunBlock(chunk, tile, block, k, std::min(piece, shape.k_padded - k),

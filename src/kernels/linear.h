@@ -55,8 +55,8 @@ class LinearRunner {
   std::vector<RowBlock> blocks_;           // of the current chunk
   std::vector<std::size_t> strip_starts_;  // index into blocks_ of each strip's first, and the end
   AlignedBuffer x_;                        // packed activations of a chunk
-  AlignedBuffer scales_;                   // int8: [block][group][rows] f32
-  AlignedBuffer offsets_;                  // int8: [block][group][rows] int32
+  AlignedBuffer scales_;                   // int8, int4: [block][group][rows] f32
+  AlignedBuffer sums_;                     // int8: [block][group][rows] int32; int4: [block][k/32][rows] f32
 };
 
 }  // namespace bloomery

@@ -1,5 +1,6 @@
 // Random weights made in place, for measuring shapes without a checkpoint.
 #include <algorithm>
+#include <cstring>
 
 #include "kernels/packed_linear.h"
 
@@ -18,6 +19,8 @@ std::uint64_t Mix(std::uint64_t seed, std::uint64_t counter) {
 // 1)/12).
 constexpr float kSqrt3 = 1.7320508F;
 constexpr float kInt8Stddev = 73.6116F;
+// On the integers 0 … 15 around 7.5: √((16² − 1)/12).
+constexpr float kInt4Stddev = 4.6098F;
 
 // Fills `count` elements (a multiple of 16) from 16 random bits each; the panel's number is part of the
 // counter.
@@ -38,6 +41,20 @@ void RandomBytes(std::uint64_t seed, std::uint64_t first, std::int64_t count, st
     std::uint64_t bits = Mix(seed, first + static_cast<std::uint64_t>(i));
     for (int j = 0; j < 8; ++j, bits >>= 8U) {
       out[i + j] = static_cast<std::uint8_t>(((bits & 0xFFU) * 255U >> 8U) + 1U);  // 1 … 255: −127 … 127
+    }
+  }
+}
+
+// Uniform levels around a zero of 7.5, every scale byte 255. Padding along K may hold anything: it is
+// multiplied by zeros; padding lanes are never read.
+void RandomInt4Panel(const PackedShape& shape, std::uint64_t seed, std::uint64_t first, std::uint8_t* out) {
+  constexpr int kScales = kNibbleGroups * kPanelColumns;
+  for (std::int64_t k = 0; k < shape.k_padded; k += kQuantGroup, out += kNibbleGroupBytes) {
+    std::fill_n(out, kScales, std::uint8_t{255});
+    std::fill_n(out + kScales, kScales, std::uint8_t{15 * kNibbleZeroSteps / 2});
+    for (int i = kNibbleHeaderBytes; i < kNibbleGroupBytes; i += 8) {
+      const std::uint64_t bits = Mix(seed, first + static_cast<std::uint64_t>(k * kPanelColumns + i));
+      std::memcpy(out + i, &bits, sizeof(bits));
     }
   }
 }
@@ -72,6 +89,10 @@ void FillPanel(PackedLinear& packed, std::int64_t panel, float stddev, std::uint
       return floats(reinterpret_cast<std::uint16_t*>(to), 1, F32ToF16);
     case kTypeBF16:
       return floats(reinterpret_cast<std::uint16_t*>(to), 2, F32ToBF16);
+    case kTypeI4:
+      RandomInt4Panel(shape, seed, first, reinterpret_cast<std::uint8_t*>(to));
+      std::fill_n(packed.scales() + panel * kPanelColumns, kPanelColumns, stddev / (kInt4Stddev * 255.0F));
+      return;
     default:
       auto* out = reinterpret_cast<std::uint8_t*>(to);
       RandomBytes(seed, first, count, out);

@@ -6,6 +6,7 @@
 #include <cmath>
 #include <optional>
 
+#include "kernels/int4.h"
 #include "kernels/memory.h"
 #include "kernels/packed_linear.h"
 
@@ -129,10 +130,15 @@ void PackPanel(PackedLinear& packed, const KernelTable& kernels, const LinearSou
   const std::int64_t begin = panel * kPanelColumns;
   const std::int64_t end = std::min(begin + kPanelColumns, shape.out_features);
   std::fill(rows + (end - begin) * shape.in_features, rows + kPanelColumns * shape.in_features, 0.0F);
-  ForEachRow(
-      source.weight, begin, end, [&](std::int64_t feature, const TensorView& tensor, std::int64_t row) {
-        ReadTensorRow(kernels, tensor, row, shape.in_features, rows + (feature - begin) * shape.in_features);
-      });
+  ForEachRow(source.weight, begin, end,
+             [&](std::int64_t feature, const TensorView& tensor, std::int64_t row) {
+               float* to = rows + (feature - begin) * shape.in_features;
+               ReadTensorRow(kernels, tensor, row, shape.in_features, to);
+               for (std::size_t k = 0; k < source.in_scale.size(); ++k) to[k] *= source.in_scale[k];
+               if (source.out_scale.empty()) return;
+               const float scale = source.out_scale[static_cast<std::size_t>(feature)];
+               for (std::int64_t k = 0; k < shape.in_features; ++k) to[k] *= scale;
+             });
   std::byte* to = packed.panel(panel);
   switch (shape.type) {
     case kTypeF32:
@@ -144,6 +150,9 @@ void PackPanel(PackedLinear& packed, const KernelTable& kernels, const LinearSou
     case kTypeBF16:
       WritePanel(shape, rows, 2, reinterpret_cast<std::uint16_t*>(to), F32ToBF16);
       return;
+    case kTypeI4:
+      WriteInt4Panel(shape, rows, reinterpret_cast<std::uint8_t*>(to), packed.scales() + begin);
+      return;
     default:
       WriteInt8Panel(shape, rows, reinterpret_cast<std::uint8_t*>(to), packed.scales() + begin);
       return;
@@ -151,6 +160,42 @@ void PackPanel(PackedLinear& packed, const KernelTable& kernels, const LinearSou
 }
 
 }  // namespace
+
+Result<LinearPeaks> PeaksOfSource(ThreadPool& pool, const KernelTable& kernels, const LinearSource& source) {
+  RETURN_IF_ERROR(CheckRanges(source.weight, source.out_features, source.in_features, "weight"));
+  const auto columns = static_cast<std::size_t>(source.in_features);
+  const auto threads = static_cast<std::size_t>(pool.threads());
+  LinearPeaks peaks{std::vector<float>(columns),
+                    std::vector<float>(static_cast<std::size_t>(source.out_features))};
+  // Each thread has a row of its own and its own largest values.
+  std::vector<float> rows(threads * columns);
+  std::vector<float> largest(threads * columns);
+  std::atomic<std::int64_t> next{0};
+  pool.Run([&](int thread) {
+    float* row_values = rows.data() + static_cast<std::size_t>(thread) * columns;
+    float* mine = largest.data() + static_cast<std::size_t>(thread) * columns;
+    for (std::int64_t panel = 0;
+         (panel = next.fetch_add(kPanelColumns, std::memory_order_relaxed)) < source.out_features;) {
+      const std::int64_t end = std::min(panel + kPanelColumns, source.out_features);
+      ForEachRow(source.weight, panel, end,
+                 [&](std::int64_t feature, const TensorView& tensor, std::int64_t row) {
+                   ReadTensorRow(kernels, tensor, row, source.in_features, row_values);
+                   float peak = 0;
+                   for (std::size_t k = 0; k < columns; ++k) {
+                     const float magnitude = std::fabs(row_values[k]);
+                     peak = std::max(peak, magnitude);
+                     mine[k] = std::max(mine[k], magnitude);
+                   }
+                   peaks.out[static_cast<std::size_t>(feature)] = peak;
+                 });
+    }
+  });
+  for (std::size_t thread = 0; thread < threads; ++thread) {
+    for (std::size_t k = 0; k < columns; ++k)
+      peaks.in[k] = std::max(peaks.in[k], largest[thread * columns + k]);
+  }
+  return peaks;
+}
 
 Result<std::unique_ptr<PackedLinear>> PackFromSource(ThreadPool& pool, const KernelTable& kernels,
                                                      const LinearSource& source, DType dtype) {
@@ -174,6 +219,8 @@ Result<std::unique_ptr<PackedLinear>> PackFromSource(ThreadPool& pool, const Ker
     ForEachRow(source.bias, 0, shape.out_features,
                [&](std::int64_t feature, const TensorView& tensor, std::int64_t row) {
                  ToF32(tensor, row, 1, packed->bias() + feature);
+                 if (!source.out_scale.empty())
+                   packed->bias()[feature] *= source.out_scale[static_cast<std::size_t>(feature)];
                });
   }
   return packed;

@@ -2,6 +2,7 @@
 
 #include <optional>
 
+#include "kernels/int4.h"
 #include "kernels/memory.h"
 
 namespace bloomery {
@@ -9,20 +10,22 @@ namespace {
 
 struct Layout {
   KernelType type;
-  int group_k;  // values along K that lie side by side in a lane
-  int element_bytes;
+  int group_k;      // values along K that are packed together: K is padded to a multiple
+  int group_bytes;  // that they take in one panel
 };
 
 std::optional<Layout> LayoutOf(DType dtype) {
   switch (dtype) {
     case DType::kF32:
-      return Layout{kTypeF32, 1, 4};
+      return Layout{kTypeF32, 1, 4 * kPanelColumns};
     case DType::kF16:
-      return Layout{kTypeF16, 1, 2};
+      return Layout{kTypeF16, 1, 2 * kPanelColumns};
     case DType::kBF16:
-      return Layout{kTypeBF16, 2, 2};
+      return Layout{kTypeBF16, 2, 4 * kPanelColumns};
     case DType::kI8:
-      return Layout{kTypeI8, 4, 1};
+      return Layout{kTypeI8, 4, 4 * kPanelColumns};
+    case DType::kI4:
+      return Layout{kTypeI4, kQuantGroup, kNibbleGroupBytes};
     default:
       return std::nullopt;
   }
@@ -53,8 +56,9 @@ Result<PackedShape> MakePackedShape(std::int64_t out_features, std::int64_t in_f
                     .type = layout->type};
   shape.panels = (out_features + kPanelColumns - 1) / kPanelColumns;
   shape.k_padded = (in_features + layout->group_k - 1) / layout->group_k * layout->group_k;
-  shape.panel_bytes = static_cast<std::uint64_t>(shape.k_padded) * kPanelColumns *
-                      static_cast<std::uint64_t>(layout->element_bytes);
+  shape.group_k = layout->group_k;
+  shape.group_bytes = layout->group_bytes;
+  shape.panel_bytes = static_cast<std::uint64_t>(shape.k_padded / shape.group_k * shape.group_bytes);
   const std::uint64_t lane_bytes = static_cast<std::uint64_t>(shape.panels) * kPanelColumns * sizeof(float);
   const auto panels_bytes = CheckedMul(static_cast<std::uint64_t>(shape.panels), shape.panel_bytes);
   const auto total = panels_bytes ? CheckedAdd(*panels_bytes, 2 * lane_bytes) : std::nullopt;
@@ -62,7 +66,7 @@ Result<PackedShape> MakePackedShape(std::int64_t out_features, std::int64_t in_f
     return Fail(ErrorCode::kTooLarge, "[linear] the size of [{}, {}] overflows", out_features, in_features);
   }
   shape.scales_offset = *panels_bytes;
-  shape.bias_offset = shape.scales_offset + (dtype == DType::kI8 ? lane_bytes : 0);
+  shape.bias_offset = shape.scales_offset + (shape.quantised() ? lane_bytes : 0);
   shape.total_bytes = shape.bias_offset + (has_bias ? lane_bytes : 0);
   return shape;
 }
@@ -82,6 +86,9 @@ void PackedLinear::ReadRow(std::int64_t feature, float* out) const {
         break;
       case kTypeBF16:
         out[k] = BF16ToF32(reinterpret_cast<const std::uint16_t*>(base)[index]);
+        break;
+      case kTypeI4:
+        out[k] = Int4Value(reinterpret_cast<const std::uint8_t*>(base), k, lane) * scales()[feature];
         break;
       default:
         out[k] = static_cast<float>(std::to_integer<int>(base[index]) - kWeightOffset) * scales()[feature];

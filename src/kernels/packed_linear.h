@@ -21,7 +21,8 @@ inline std::int64_t ElementIndex(std::int64_t k, int lane, int group_k) {
 
 // Where the parts of a layer lie in its one buffer.
 //
-//   [ panels: panels · panel_bytes ][ scales: panels · 16 f32, int8 only ][ bias: panels · 16 f32, if any ]
+//   [ panels: panels · panel_bytes ][ scales: panels · 16 f32, int8 and int4 ][ bias: panels · 16 f32, if any
+//   ]
 struct PackedShape {
   std::int64_t out_features = 0;
   std::int64_t in_features = 0;
@@ -31,11 +32,18 @@ struct PackedShape {
   // Derived.
   KernelType type = kTypeF32;
   std::int64_t panels = 0;
-  std::int64_t k_padded = 0;  // in_features rounded up to the layout's group along K
+  std::int64_t k_padded = 0;     // in_features rounded up to the layout's group along K
+  std::int64_t group_k = 1;      // values along K that are packed together
+  std::int64_t group_bytes = 0;  // that they take in one panel
   std::uint64_t panel_bytes = 0;
   std::uint64_t scales_offset = 0;
   std::uint64_t bias_offset = 0;
   std::uint64_t total_bytes = 0;
+
+  // Integer weights with scales, multiplied by quantised activations.
+  bool quantised() const { return type == kTypeI8 || type == kTypeI4; }
+  // Where value k along K begins in a panel; k is a multiple of group_k.
+  std::int64_t PanelOffset(std::int64_t k) const { return k / group_k * group_bytes; }
 };
 
 // kInvalidArgument for a feature count below 1 or a dtype that has no packed layout, kTooLarge where sizes
@@ -61,8 +69,8 @@ class PackedLinear final : public LinearWeights {
   const std::byte* panel(std::int64_t index) const {
     return buffer_.data() + static_cast<std::uint64_t>(index) * shape_.panel_bytes;
   }
-  // [panels · 16], null unless int8.
-  float* scales() { return At(shape_.dtype == DType::kI8, shape_.scales_offset); }
+  // [panels · 16], null unless int8 or int4.
+  float* scales() { return At(shape_.quantised(), shape_.scales_offset); }
   const float* scales() const { return const_cast<PackedLinear*>(this)->scales(); }
   // [panels · 16], null without bias.
   float* bias() { return At(shape_.has_bias, shape_.bias_offset); }
@@ -85,6 +93,9 @@ class PackedLinear final : public LinearWeights {
 // other than f32, f16, bf16; kCorrupt for a tensor with fewer bytes than its shape; kOutOfMemory.
 Result<std::unique_ptr<PackedLinear>> PackFromSource(ThreadPool& pool, const KernelTable& kernels,
                                                      const LinearSource& source, DType dtype);
+
+// Device::MeasurePeaks.
+Result<LinearPeaks> PeaksOfSource(ThreadPool& pool, const KernelTable& kernels, const LinearSource& source);
 
 // Device::RandomLinear.
 Result<std::unique_ptr<PackedLinear>> PackRandom(ThreadPool& pool, std::int64_t out_features,

@@ -2,7 +2,11 @@
 
 #include <fmt/format.h>
 
+#include <cmath>
+#include <optional>
 #include <string>
+
+#include "model/balance.h"
 
 namespace bloomery {
 namespace {
@@ -28,14 +32,27 @@ LayerPlans PlansOfLayer(const ModelSpec& spec) {
           {spec.hidden_size, spec.ffn_size, spec.linear_bias}};
 }
 
-// Where the bytes come from. The builder below walks the model once and asks for each part by its role's
-// name.
+// Factors for a linear layer's inputs and outputs (LinearSource::in_scale, out_scale); empty for none.
+struct LinearScales {
+  std::vector<float> in;
+  std::vector<float> out;
+};
+
+// A linear layer by its names in the checkpoint.
+struct LinearRole {
+  std::vector<std::string> stems;  // one; or q's, k's and v's, whose rows are put one below the other
+  LinearPlan plan;
+  bool qkv = false;  // rows are wanted in the order q | k | v, whatever the checkpoint's
+};
+
+// Where the bytes come from. The builder below walks the model once and asks for each part.
 class WeightSource {
  public:
   virtual ~WeightSource() = default;
-  virtual Result<std::unique_ptr<LinearWeights>> Linear(const std::string& stem, const LinearPlan& plan) = 0;
-  virtual Result<std::unique_ptr<LinearWeights>> Qkv(const std::vector<std::string>& stems,
-                                                     const LinearPlan& plan) = 0;
+  virtual Result<std::unique_ptr<LinearWeights>> Linear(const LinearRole& role,
+                                                        const LinearScales& scales) = 0;
+  // Largest weights, for balancing; nothing where balancing is of no use.
+  virtual Result<std::optional<LinearPeaks>> Peaks(const LinearRole& role) = 0;
   // A bare matrix: `name` is the whole tensor name after the prefix.
   virtual Result<std::unique_ptr<LinearWeights>> Matrix(const std::string& name, const LinearPlan& plan) = 0;
   virtual Result<AlignedBuffer> F32Table(const std::string& name, std::int64_t rows, std::int64_t cols,
@@ -47,36 +64,24 @@ class CheckpointSource final : public WeightSource {
   CheckpointSource(const ModelSpec& spec, const Checkpoint& checkpoint, DType dtype, Device& device)
       : spec_(spec), checkpoint_(checkpoint), dtype_(dtype), device_(device), prefix_(FindPrefix()) {}
 
-  Result<std::unique_ptr<LinearWeights>> Linear(const std::string& stem, const LinearPlan& plan) override {
-    LinearSource source{plan.out_features, plan.in_features, {}, {}};
-    ASSIGN_OR_RETURN(const TensorView* weight,
-                     Tensor(stem + ".weight", {plan.out_features, plan.in_features}));
-    source.weight.push_back({weight, 0, plan.out_features});
-    if (plan.bias) {
-      ASSIGN_OR_RETURN(const TensorView* bias, Tensor(stem + ".bias", {plan.out_features}));
-      source.bias.push_back({bias, 0, plan.out_features});
-    }
+  Result<std::unique_ptr<LinearWeights>> Linear(const LinearRole& role, const LinearScales& scales) override {
+    ASSIGN_OR_RETURN(LinearSource source, Source(role));
+    source.in_scale = scales.in;
+    source.out_scale = scales.out;
     return device_.PackLinear(source, dtype_);
   }
 
-  Result<std::unique_ptr<LinearWeights>> Qkv(const std::vector<std::string>& stems,
-                                             const LinearPlan& plan) override {
-    LinearSource source{plan.out_features, plan.in_features, {}, {}};
-    const std::int64_t rows = plan.out_features / static_cast<std::int64_t>(stems.size());
-    for (const std::string& stem : stems) {
-      ASSIGN_OR_RETURN(const TensorView* weight, Tensor(stem + ".weight", {rows, plan.in_features}));
-      AppendQkvRows(weight, rows, source.weight);
-      if (!plan.bias) continue;
-      ASSIGN_OR_RETURN(const TensorView* bias, Tensor(stem + ".bias", {rows}));
-      AppendQkvRows(bias, rows, source.bias);
-    }
-    return device_.PackLinear(source, dtype_);
+  Result<std::optional<LinearPeaks>> Peaks(const LinearRole& role) override {
+    if (dtype_ != DType::kI8 && dtype_ != DType::kI4) return std::nullopt;
+    ASSIGN_OR_RETURN(const LinearSource source, Source(role));
+    ASSIGN_OR_RETURN(LinearPeaks peaks, device_.MeasurePeaks(source));
+    return peaks;
   }
 
   Result<std::unique_ptr<LinearWeights>> Matrix(const std::string& name, const LinearPlan& plan) override {
     ASSIGN_OR_RETURN(const TensorView* weight, Tensor(name, {plan.out_features, plan.in_features}));
-    return device_.PackLinear({plan.out_features, plan.in_features, {{weight, 0, plan.out_features}}, {}},
-                              dtype_);
+    LinearSource source{plan.out_features, plan.in_features, {{weight, 0, plan.out_features}}, {}};
+    return device_.PackLinear(source, dtype_);
   }
 
   Result<AlignedBuffer> F32Table(const std::string& name, std::int64_t rows, std::int64_t cols,
@@ -117,9 +122,23 @@ class CheckpointSource final : public WeightSource {
     return view;
   }
 
-  // Puts one checkpoint tensor's rows in the order q | k | v.
-  void AppendQkvRows(const TensorView* tensor, std::int64_t rows, std::vector<RowRange>& out) const {
-    if (spec_.qkv_layout == QkvLayout::kSeparate) {
+  Result<LinearSource> Source(const LinearRole& role) const {
+    const LinearPlan& plan = role.plan;
+    LinearSource source{plan.out_features, plan.in_features, {}, {}};
+    const std::int64_t rows = plan.out_features / static_cast<std::int64_t>(role.stems.size());
+    for (const std::string& stem : role.stems) {
+      ASSIGN_OR_RETURN(const TensorView* weight, Tensor(stem + ".weight", {rows, plan.in_features}));
+      AppendRows(weight, rows, role.qkv, source.weight);
+      if (!plan.bias) continue;
+      ASSIGN_OR_RETURN(const TensorView* bias, Tensor(stem + ".bias", {rows}));
+      AppendRows(bias, rows, role.qkv, source.bias);
+    }
+    return source;
+  }
+
+  // One checkpoint tensor's rows, for q, k and v in that order.
+  void AppendRows(const TensorView* tensor, std::int64_t rows, bool qkv, std::vector<RowRange>& out) const {
+    if (!qkv || spec_.qkv_layout == QkvLayout::kSeparate) {
       out.push_back({tensor, 0, rows});
       return;
     }
@@ -142,14 +161,11 @@ class RandomSource final : public WeightSource {
   RandomSource(DType dtype, Device& device, std::uint64_t seed)
       : dtype_(dtype), device_(device), seed_(seed) {}
 
-  Result<std::unique_ptr<LinearWeights>> Linear(const std::string& /*stem*/,
-                                                const LinearPlan& plan) override {
-    return Make(plan);
+  Result<std::unique_ptr<LinearWeights>> Linear(const LinearRole& role,
+                                                const LinearScales& /*scales*/) override {
+    return Make(role.plan);
   }
-  Result<std::unique_ptr<LinearWeights>> Qkv(const std::vector<std::string>& /*stems*/,
-                                             const LinearPlan& plan) override {
-    return Make(plan);
-  }
+  Result<std::optional<LinearPeaks>> Peaks(const LinearRole& /*role*/) override { return std::nullopt; }
   Result<std::unique_ptr<LinearWeights>> Matrix(const std::string& /*name*/,
                                                 const LinearPlan& plan) override {
     return Make(plan);
@@ -247,16 +263,64 @@ class Builder {
   Result<LayerWeights> BuildLayer(const std::string& prefix) {
     const TensorNames& names = spec_.names;
     const LayerPlans plans = PlansOfLayer(spec_);
-    std::vector<std::string> qkv;
-    for (const std::string& name : names.qkv) qkv.push_back(prefix + name);
+    LinearRole qkv{{}, plans.qkv, /*qkv=*/true};
+    for (const std::string& name : names.qkv) qkv.stems.push_back(prefix + name);
+    const LinearRole attention_out{{prefix + names.attention_out}, plans.attention_out};
+    const LinearRole ffn_up{{prefix + names.ffn_up}, plans.ffn_up};
+    const LinearRole ffn_down{{prefix + names.ffn_down}, plans.ffn_down};
     LayerWeights layer;
     ASSIGN_OR_RETURN(layer.attention_norm, BuildNorm(prefix + names.attention_norm));
-    ASSIGN_OR_RETURN(layer.qkv, source_.Qkv(qkv, plans.qkv));
-    ASSIGN_OR_RETURN(layer.attention_out, source_.Linear(prefix + names.attention_out, plans.attention_out));
     ASSIGN_OR_RETURN(layer.ffn_norm, BuildNorm(prefix + names.ffn_norm));
-    ASSIGN_OR_RETURN(layer.ffn_up, source_.Linear(prefix + names.ffn_up, plans.ffn_up));
-    ASSIGN_OR_RETURN(layer.ffn_down, source_.Linear(prefix + names.ffn_down, plans.ffn_down));
+    LinearScales qkv_scales;
+    LinearScales out_scales;
+    RETURN_IF_ERROR(BalancePair(qkv, attention_out, layer.attention_norm, /*linear_between=*/true, qkv_scales,
+                                out_scales));
+    ASSIGN_OR_RETURN(layer.qkv, source_.Linear(qkv, qkv_scales));
+    ASSIGN_OR_RETURN(layer.attention_out, source_.Linear(attention_out, out_scales));
+    LinearScales up_scales;
+    LinearScales down_scales;
+    RETURN_IF_ERROR(BalancePair(ffn_up, ffn_down, layer.ffn_norm, spec_.activation == Activation::kRelu,
+                                up_scales, down_scales));
+    ASSIGN_OR_RETURN(layer.ffn_up, source_.Linear(ffn_up, up_scales));
+    ASSIGN_OR_RETURN(layer.ffn_down, source_.Linear(ffn_down, down_scales));
     return layer;
+  }
+
+  // Balances norm ▸ first, and where what lies between is linear in each feature (attention in its values,
+  // ReLU for factors above 0) first ▸ second. The second's inputs are the last of the first's outputs: of q |
+  // k | v, the values.
+  Status BalancePair(const LinearRole& first, const LinearRole& second, NormWeights& norm,
+                     bool linear_between, LinearScales& first_scales, LinearScales& second_scales) {
+    ASSIGN_OR_RETURN(const auto peaks, source_.Peaks(first));
+    if (!peaks) return {};
+    // A norm whose output is also the residual must keep its size.
+    if (spec_.norm_before && !spec_.residual_from_norm && spec_.norm_affine)
+      first_scales.in = BalanceNorm(norm, peaks->in);
+    if (!linear_between) return {};
+    ASSIGN_OR_RETURN(const auto second_peaks, source_.Peaks(second));
+    if (!second_peaks) return {};
+    const std::size_t inputs = second_peaks->in.size();
+    const std::size_t begin = peaks->out.size() - inputs;
+    second_scales.in = BalanceScales(std::span(peaks->out).subspan(begin), second_peaks->in);
+    first_scales.out.assign(peaks->out.size(), 1.0F);
+    for (std::size_t k = 0; k < inputs; ++k) first_scales.out[begin + k] = 1.0F / second_scales.in[k];
+    return {};
+  }
+
+  // Divides the norm's gain and bias by the factors it returns for the inputs of what follows. A normalised
+  // feature reaches about three times its gain, around its bias.
+  std::vector<float> BalanceNorm(NormWeights& norm, std::span<const float> weight_peaks) const {
+    std::vector<float> features(weight_peaks.size());
+    float* gain = norm.gain.as<float>();
+    float* bias = norm.bias.as<float>();
+    for (std::size_t k = 0; k < features.size(); ++k)
+      features[k] = 3 * std::fabs(gain[k]) + std::fabs(bias[k]);
+    std::vector<float> scales = BalanceScales(features, weight_peaks);
+    for (std::size_t k = 0; k < features.size(); ++k) {
+      gain[k] /= scales[k];
+      bias[k] /= scales[k];
+    }
+    return scales;
   }
 
   const ModelSpec& spec_;

@@ -51,7 +51,7 @@ struct ModelWeights {
 // Called from the loading thread with the fraction done, in [0, 1], and what is being loaded.
 using LoadProgress = std::function<void(double fraction, std::string_view what)>;
 
-// dtype: f32, f16, bf16 or int8. An error names the file, the tensor and the reason.
+// dtype: f32, f16, bf16, int8 or int4. An error names the file, the tensor and the reason.
 Result<ModelWeights> LoadWeights(const ModelSpec& spec, const Checkpoint& checkpoint, DType dtype,
                                  Device& device, const LoadProgress& progress);
 

@@ -52,6 +52,16 @@ struct LinearSource {
   std::int64_t in_features = 0;
   std::vector<RowRange> weight;  // rows add up to out_features
   std::vector<RowRange> bias;    // rows add up to out_features, or empty for no bias
+  // Factors applied while packing: weight[o, i] · out_scale[o] · in_scale[i] and bias[o] · out_scale[o].
+  // Empty for none; must live until PackLinear returns.
+  std::span<const float> in_scale = {};   // [in_features]
+  std::span<const float> out_scale = {};  // [out_features]
+};
+
+// Largest magnitudes of a weight matrix, factors aside.
+struct LinearPeaks {
+  std::vector<float> in;   // [in_features]: of each column
+  std::vector<float> out;  // [out_features]: of each row
 };
 
 // A linear layer in the device's packed layout. Immutable.
@@ -110,9 +120,12 @@ class Device {
   // --- weights
   // ---------------------------------------------------------------------------------------------------------
 
-  // Converts and packs, in parallel. `dtype`: f32, f16, bf16 or int8 (symmetric, one scale per output
-  // feature).
+  // Converts and packs, in parallel. `dtype`: f32, f16, bf16, int8 (symmetric, one scale per output
+  // feature) or int4 (a scale and a zero for 32 values along K).
   virtual Result<std::unique_ptr<LinearWeights>> PackLinear(const LinearSource& source, DType dtype) = 0;
+
+  // For choosing factors; errors as PackLinear's.
+  virtual Result<LinearPeaks> MeasurePeaks(const LinearSource& source) = 0;
 
   // Random weights made in place, for measuring shapes without a checkpoint: uniform with the given standard
   // deviation, the same for the same seed whatever the number of threads. Bias zeros if has_bias.

@@ -27,12 +27,14 @@ std::string_view DTypeName(DType dtype) {
       return "f64";
     case DType::kBool:
       return "bool";
+    case DType::kI4:
+      return "int4";
   }
   return "?";
 }
 
 std::optional<DType> DTypeFromName(std::string_view name) {
-  static constexpr std::array<std::pair<std::string_view, DType>, 13> kNames = {{{"f32", DType::kF32},
+  static constexpr std::array<std::pair<std::string_view, DType>, 15> kNames = {{{"f32", DType::kF32},
                                                                                  {"fp32", DType::kF32},
                                                                                  {"float32", DType::kF32},
                                                                                  {"float", DType::kF32},
@@ -44,6 +46,8 @@ std::optional<DType> DTypeFromName(std::string_view name) {
                                                                                  {"bfloat16", DType::kBF16},
                                                                                  {"int8", DType::kI8},
                                                                                  {"i8", DType::kI8},
+                                                                                 {"int4", DType::kI4},
+                                                                                 {"i4", DType::kI4},
                                                                                  {"float64", DType::kF64}}};
   for (const auto& [known, dtype] : kNames) {
     if (known == name) return dtype;

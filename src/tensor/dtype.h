@@ -10,8 +10,10 @@
 
 namespace bloomery {
 
-enum class DType : std::uint8_t { kF32, kF16, kBF16, kI8, kU8, kI16, kI32, kI64, kF64, kBool };
+// kI4 exists only in packed weights: two values a byte, beside scales of their own (kernels/kernel_table.h).
+enum class DType : std::uint8_t { kF32, kF16, kBF16, kI8, kU8, kI16, kI32, kI64, kF64, kBool, kI4 };
 
+// Bytes of an element; 0 for kI4, which has none of its own.
 constexpr std::size_t SizeOf(DType dtype) {
   switch (dtype) {
     case DType::kF64:
@@ -28,14 +30,16 @@ constexpr std::size_t SizeOf(DType dtype) {
     case DType::kU8:
     case DType::kBool:
       return 1;
+    case DType::kI4:
+      return 0;
   }
   return 0;
 }
 
-// Short lower-case names, as flags spell them: "f32", "bf16", "i8".
+// Short lower-case names, as flags spell them: "f32", "bf16", "int8".
 std::string_view DTypeName(DType dtype);
 
-// Accepts our names and the usual others: "float32", "fp16", "float16", "bfloat16", "int8" …
+// Accepts our names and the usual others: "float32", "fp16", "float16", "bfloat16", "int8", "int4" …
 std::optional<DType> DTypeFromName(std::string_view name);
 
 inline float BF16ToF32(std::uint16_t bits) {

@@ -138,6 +138,36 @@ struct Avx2 {
     return _mm256_add_epi32(sum, _mm256_madd_epi16(pairs, _mm256_set1_epi16(1)));
   }
   static I Dot(I sum, W w, X x) { return {DotHalf(sum.lo, w.lo, x), DotHalf(sum.hi, w.hi, x)}; }
+  // int4: unsigned nibbles · signed activations in 16-bit lanes. 32 values along K put 8 pairs of at most
+  // 2·15·127 into a lane: 30480, no overflow.
+  using N = I;
+  static void LoadNibbles(const char* from, W& low, W& high) {
+    const __m256i mask = _mm256_set1_epi8(0x0F);
+    const __m256i a = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(from));
+    const __m256i b = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(from + 32));
+    low = {_mm256_and_si256(a, mask), _mm256_and_si256(b, mask)};
+    high = {_mm256_and_si256(_mm256_srli_epi16(a, 4), mask), _mm256_and_si256(_mm256_srli_epi16(b, 4), mask)};
+  }
+  static I Repeat4(const int8_t* from) {
+    int32_t four = 0;
+    __builtin_memcpy(&four, from, sizeof(four));
+    return {_mm256_set1_epi32(four), _mm256_set1_epi32(four)};
+  }
+  static N NibbleZero() { return {_mm256_setzero_si256(), _mm256_setzero_si256()}; }
+  static N NibbleDot(N sum, W w, I x) {
+    return {_mm256_add_epi16(sum.lo, _mm256_maddubs_epi16(w.lo, x.lo)),
+            _mm256_add_epi16(sum.hi, _mm256_maddubs_epi16(w.hi, x.hi))};
+  }
+  static I NibbleSum(N v) {
+    const __m256i ones = _mm256_set1_epi16(1);
+    return {_mm256_madd_epi16(v.lo, ones), _mm256_madd_epi16(v.hi, ones)};
+  }
+  // 16 unsigned bytes.
+  static F LoadBytes(const char* from) {
+    const __m128i bytes = _mm_loadu_si128(reinterpret_cast<const __m128i*>(from));
+    return {_mm256_cvtepi32_ps(_mm256_cvtepu8_epi32(bytes)),
+            _mm256_cvtepi32_ps(_mm256_cvtepu8_epi32(_mm_srli_si128(bytes, 8)))};
+  }
   static F ToFloat(I v) { return {_mm256_cvtepi32_ps(v.lo), _mm256_cvtepi32_ps(v.hi)}; }
 };
 

@@ -1,8 +1,8 @@
 // plain header: the vector trait of AVX-512 (F, BW, DQ, VL): 16 f32 lanes in one register.
 //
 // A trait gives F (16 f32), I (16 int32 sums of an int8 dot), W (one 64-byte step of an int8 panel), X (four
-// activations, repeated) and the operations below. In an anonymous namespace, so that every spine has code of
-// its own and the linker cannot hand AVX-512 instructions to an older CPU.
+// activations, repeated), N (16 sums of an int4 dot) and the operations below. In an anonymous namespace, so
+// that every spine has code of its own and the linker cannot hand AVX-512 instructions to an older CPU.
 #pragma once
 
 #include <immintrin.h>
@@ -84,6 +84,27 @@ struct Avx512 {
     const __m512i w_signed = _mm512_mask_sub_epi8(w, x.negative, _mm512_setzero_si512(), w);
     const __m512i pairs = _mm512_maddubs_epi16(x.magnitude, w_signed);
     return _mm512_add_epi32(sum, _mm512_madd_epi16(pairs, _mm512_set1_epi16(1)));
+  }
+  // int4: unsigned nibbles · signed activations in 16-bit lanes. 32 values along K put 8 pairs of at most
+  // 2·15·127 into a lane: 30480, no overflow.
+  using N = I;
+  static void LoadNibbles(const char* from, W& low, W& high) {
+    const __m512i mask = _mm512_set1_epi8(0x0F);
+    const __m512i bytes = _mm512_loadu_si512(from);
+    low = _mm512_and_si512(bytes, mask);
+    high = _mm512_and_si512(_mm512_srli_epi16(bytes, 4), mask);
+  }
+  static I Repeat4(const int8_t* from) {
+    int32_t four = 0;
+    __builtin_memcpy(&four, from, sizeof(four));
+    return _mm512_set1_epi32(four);
+  }
+  static N NibbleZero() { return _mm512_setzero_si512(); }
+  static N NibbleDot(N sum, W w, I x) { return _mm512_add_epi16(sum, _mm512_maddubs_epi16(w, x)); }
+  static I NibbleSum(N v) { return _mm512_madd_epi16(v, _mm512_set1_epi16(1)); }
+  // 16 unsigned bytes.
+  static F LoadBytes(const char* from) {
+    return _mm512_cvtepi32_ps(_mm512_cvtepu8_epi32(_mm_loadu_si128(reinterpret_cast<const __m128i*>(from))));
   }
   static F ToFloat(I v) { return _mm512_cvtepi32_ps(v); }
 };

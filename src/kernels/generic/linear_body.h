@@ -135,4 +135,86 @@ void Int8Block(const LinearBlock& block) {
   }
 }
 
+// 32 values along K of an int4 block: exact integer sums of R rows × P panels of the unsigned nibbles.
+template <class V, int R, int P>
+inline void NibbleGroupDot(const char* nibbles, int64_t panel_bytes, const int8_t* x,
+                           typename V::N (&dot)[R][P]) {
+  BLOOMERY_UNROLL
+  for (int r = 0; r < R; ++r) {
+    BLOOMERY_UNROLL
+    for (int p = 0; p < P; ++p) dot[r][p] = V::NibbleZero();
+  }
+  BLOOMERY_UNROLL
+  for (int step = 0; step < kNibbleGroup / 8; ++step) {
+    typename V::W low[P];
+    typename V::W high[P];
+    BLOOMERY_UNROLL
+    for (int p = 0; p < P; ++p) {
+      V::LoadNibbles(nibbles + p * panel_bytes, low[p], high[p]);
+      V::Prefetch(nibbles + p * panel_bytes + kPrefetchBytes);
+    }
+    BLOOMERY_UNROLL
+    for (int r = 0; r < R; ++r) {
+      const typename V::I first = V::Repeat4(x + 4 * r);
+      const typename V::I second = V::Repeat4(x + 4 * (R + r));
+      BLOOMERY_UNROLL
+      for (int p = 0; p < P; ++p) {
+        dot[r][p] = V::NibbleDot(V::NibbleDot(dot[r][p], low[p], first), high[p], second);
+      }
+    }
+    nibbles += 4 * kPanelColumns;
+    x += 8 * R;
+  }
+}
+
+// Σ (q − z/16)·x = Σ q·x − z/16 · Σx: the zero costs one multiply-add for 32 values.
+template <class V, int R, int P>
+void Int4Block(const LinearBlock& block) {
+  using F = typename V::F;
+  const char* weights = static_cast<const char*>(block.weights);
+  const int8_t* x = static_cast<const int8_t*>(block.x);
+  const float* scales = block.x_scales;
+  const float* sums = block.x_sums;
+  bool resume = block.resume;
+  for (int64_t k = 0; k < block.k; k += kQuantGroup) {
+    F total[R][P];
+    BLOOMERY_UNROLL
+    for (int r = 0; r < R; ++r) {
+      BLOOMERY_UNROLL
+      for (int p = 0; p < P; ++p) total[r][p] = V::Zero();
+    }
+    for (int group = 0; group < kNibbleGroups; ++group) {
+      const char* nibbles = weights + kNibbleHeaderBytes + group * kNibbleGroup * kPanelColumns / 2;
+      typename V::N dot[R][P];
+      NibbleGroupDot<V, R, P>(nibbles, block.panel_bytes, x, dot);
+      BLOOMERY_UNROLL
+      for (int p = 0; p < P; ++p) {
+        const char* header = weights + p * block.panel_bytes + group * kPanelColumns;
+        const F scale = V::LoadBytes(header);
+        const F zero = V::LoadBytes(header + kNibbleGroups * kPanelColumns);
+        const F shift = V::Mul(V::Mul(scale, zero), V::Set1(-1.0F / kNibbleZeroSteps));
+        BLOOMERY_UNROLL
+        for (int r = 0; r < R; ++r) {
+          total[r][p] = V::Fma(V::ToFloat(V::NibbleSum(dot[r][p])), scale, total[r][p]);
+          total[r][p] = V::Fma(shift, V::Set1(sums[r]), total[r][p]);
+        }
+      }
+      x += kNibbleGroup * R;
+      sums += R;
+    }
+    BLOOMERY_UNROLL
+    for (int r = 0; r < R; ++r) {
+      const F scale = V::Set1(scales[r]);
+      BLOOMERY_UNROLL
+      for (int p = 0; p < P; ++p) {
+        float* acc = block.acc + r * block.acc_stride + p * kPanelColumns;
+        V::Store(acc, V::Fma(total[r][p], scale, resume ? V::Load(acc) : V::Zero()));
+      }
+    }
+    weights += kNibbleGroupBytes;
+    scales += R;
+    resume = true;
+  }
+}
+
 }  // namespace bloomery::generic

@@ -47,11 +47,17 @@ void Quantize(const QuantizeRow& q) {
     }
     const float absmax = MaxLanes<V>(largest);
     const F inverse = V::Set1(absmax > kQuantFloor ? 127.0F / absmax : 0.0F);
-    F sum = V::Zero();  // of integers below 2²⁴: exact in any order
+    F sum = V::Zero();   // of integers below 2²⁴: exact in any order
+    F part = V::Zero();  // of the values since the last of q.sums
     for (int64_t k = begin; k < end; k += kPanelColumns) {
       F v = V::Mul(LoadRow<V>(q.x, k, q.k), inverse);
       v = V::Round(V::Min(V::Max(v, V::Set1(-127.0F)), V::Set1(127.0F)));
       sum = V::Add(sum, v);
+      part = V::Add(part, v);
+      if (q.sums != nullptr && (k + kPanelColumns) % kNibbleGroup == 0) {
+        q.sums[k / kNibbleGroup * q.rows + q.row] = SumLanes<V>(part);
+        part = V::Zero();
+      }
       int8_t bytes[kPanelColumns];
       V::StoreInt8(bytes, v);
       for (int64_t i = 0; i < kPanelColumns && k + i < end; i += 4) {
@@ -59,7 +65,9 @@ void Quantize(const QuantizeRow& q) {
       }
     }
     q.scales[group * q.rows + q.row] = absmax / 127.0F + SumLanes<V>(poison);
-    q.offsets[group * q.rows + q.row] = -kWeightOffset * static_cast<int32_t>(SumLanes<V>(sum));
+    if (q.offsets != nullptr) {
+      q.offsets[group * q.rows + q.row] = -kWeightOffset * static_cast<int32_t>(SumLanes<V>(sum));
+    }
   }
 }
 

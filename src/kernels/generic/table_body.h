@@ -19,4 +19,9 @@ constexpr LinearKernel Int8Kernel() {
   return {R, P, Int8Block<V, R, P>, Int8Block<V, R, 1>};
 }
 
+template <class V, int R, int P>
+constexpr LinearKernel Int4Kernel() {
+  return {R, P, Int4Block<V, R, P>, Int4Block<V, R, 1>};
+}
+
 }  // namespace bloomery::generic

@@ -55,6 +55,29 @@ void Int8Block(const LinearBlock& block) {
   }
 }
 
+void Int4Block(const LinearBlock& block) {
+  const auto* weights = static_cast<const std::uint8_t*>(block.weights);
+  const auto* x = static_cast<const std::int8_t*>(block.x);
+  if (!block.resume) std::fill_n(block.acc, kPanelColumns, 0.0F);
+  for (std::int64_t begin = 0; begin < block.k; begin += kQuantGroup, weights += kNibbleGroupBytes) {
+    for (int lane = 0; lane < kPanelColumns; ++lane) {
+      float total = 0;
+      for (int group = 0; group < kNibbleGroups; ++group) {
+        std::int32_t dot = 0;
+        for (int k = group * kNibbleGroup; k < (group + 1) * kNibbleGroup; ++k) {
+          const std::uint8_t pair = weights[kNibbleHeaderBytes + (k / 8 * kPanelColumns + lane) * 4 + k % 4];
+          dot += (k % 8 < 4 ? pair & 15 : pair >> 4) * x[begin + k];
+        }
+        const auto scale = static_cast<float>(weights[group * kPanelColumns + lane]);
+        const auto zero = static_cast<float>(weights[(kNibbleGroups + group) * kPanelColumns + lane]);
+        const float sum = block.x_sums[(begin / kNibbleGroup) + group];
+        total += scale * static_cast<float>(dot) - scale * zero / kNibbleZeroSteps * sum;
+      }
+      block.acc[lane] += total * block.x_scales[begin / kQuantGroup];
+    }
+  }
+}
+
 float Activate(float x, int activation) {
   switch (activation) {
     case kActRelu:
@@ -100,9 +123,13 @@ void Quantize(const QuantizeRow& q) {
       const auto rounded = static_cast<std::int8_t>(std::nearbyint(v));
       q.out[(k / 4 * q.rows + q.row) * 4 + k % 4] = rounded;
       sum += rounded;
+      if (q.sums != nullptr) {
+        float& part = q.sums[k / kNibbleGroup * q.rows + q.row];
+        part = (k % kNibbleGroup == 0 ? 0.0F : part) + static_cast<float>(rounded);
+      }
     }
     q.scales[group * q.rows + q.row] = absmax / 127.0F + poison;
-    q.offsets[group * q.rows + q.row] = -kWeightOffset * sum;
+    if (q.offsets != nullptr) q.offsets[group * q.rows + q.row] = -kWeightOffset * sum;
   }
 }
 
@@ -187,7 +214,8 @@ const KernelTable kRefKernels = {
     .linear = {{OneByOne(FloatBlock<F32Element, 1>)},
                {OneByOne(FloatBlock<F16Element, 1>)},
                {OneByOne(FloatBlock<BF16Element, 2>)},
-               {OneByOne(Int8Block)}},
+               {OneByOne(Int8Block)},
+               {OneByOne(Int4Block)}},
     .epilogue = Epilogue,
     .quantize_row = Quantize,
     .layer_norm_row = LayerNorm,

@@ -19,6 +19,10 @@ struct Vnni : Avx512 {
     return _mm512_set1_epi32(four);
   }
   static I Dot(I sum, W w, X x) { return _mm512_dpbusd_epi32(sum, w, x); }
+
+  // Nibbles are unsigned as they are.
+  static N NibbleDot(N sum, W w, I x) { return _mm512_dpbusd_epi32(sum, w, x); }
+  static I NibbleSum(N v) { return v; }
 };
 
 }  // namespace
