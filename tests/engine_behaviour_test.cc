@@ -56,16 +56,15 @@ class EngineBehaviour : public testing::Test {
  protected:
   // kv_tokens: capacity of the cache; small ones force preemption.
   std::unique_ptr<Engine> MakeEngine(DType dtype = DType::kF32, std::int64_t kv_tokens = 4096,
-                                     std::int64_t max_batch_tokens = 64) {
+                                     std::int64_t max_batch_tokens = 64, LoadOptions options = {}) {
     device_ = MakeTestDevice(2);
-    LoadOptions options;
     options.directory = ModelsDir() / kModel;
     options.dtype = dtype;
-    options.max_batch_size = 16;
+    if (options.max_batch_size == LoadOptions().max_batch_size) options.max_batch_size = 16;
     options.max_batch_tokens = max_batch_tokens;
     const ModelSpec spec = LoadSpec(options.directory).value();
     const KvCacheShape shape{static_cast<int>(spec.layers), static_cast<int>(spec.heads),
-                             static_cast<int>(spec.head_dim()), dtype == DType::kI8 ? DType::kF16 : dtype};
+                             static_cast<int>(spec.head_dim()), SizeOf(dtype) < 2 ? DType::kF16 : dtype};
     options.kv_cache_bytes = shape.BytesPerToken() * static_cast<std::uint64_t>(kv_tokens);
     return std::make_unique<Engine>(LoadModel(options, *device_, nullptr).value());
   }
@@ -73,39 +72,135 @@ class EngineBehaviour : public testing::Test {
   std::unique_ptr<Device> device_;
 };
 
-// Bit for bit the same tokens alone and in random company, in chunks and whole, with a cache that is large or
-// too small for all, in f32 and in int8.
+// Requests whose prompts often begin like another's and often repeat themselves, greedy and sampled.
+std::vector<GenerationRequest> RandomMix(std::mt19937& generator, std::size_t count) {
+  std::vector<std::vector<std::int32_t>> beginnings;
+  for (int i = 0; i < 4; ++i) beginnings.push_back(RandomPrompt(generator, 16 + generator() % 60));
+  std::vector<GenerationRequest> requests;
+  for (std::size_t i = 0; i < count; ++i) {
+    std::vector<std::int32_t> prompt = beginnings[generator() % beginnings.size()];
+    prompt.resize(1 + generator() % prompt.size());
+    const std::vector<std::int32_t> rest = RandomPrompt(generator, generator() % 40);
+    prompt.insert(prompt.end(), rest.begin(), rest.end());
+    if (generator() % 2 == 0) prompt.insert(prompt.end(), rest.begin(), rest.end());
+    const int new_tokens = 1 + static_cast<int>(generator() % 40);
+    requests.push_back(i % 2 == 0 ? MakeRequest(prompt, new_tokens)
+                                  : Sampled(prompt, new_tokens, generator()));
+    requests.back().cache_salt = generator() % 2;
+    requests.back().priority = static_cast<int>(generator() % 3);
+  }
+  return requests;
+}
+
+// Bit for bit the same tokens and log-probabilities alone (no prefix reuse, no guessing ahead) and in random
+// company, in chunks and whole, with a cache that is large or too small for all, with what earlier requests
+// left in it, and with guesses.
 TEST_F(EngineBehaviour, TokensDependOnTheRequestAlone) {
-  for (const DType dtype : {DType::kF32, DType::kI8}) {
+  for (const DType dtype : {DType::kF32, DType::kBF16, DType::kI8, DType::kI4}) {
     std::mt19937 generator(11);
-    std::vector<GenerationRequest> requests;
-    for (int i = 0; i < 40; ++i) {
-      auto prompt = RandomPrompt(generator, 1 + generator() % 90);
-      requests.push_back(i % 2 == 0 ? MakeRequest(prompt, 1 + static_cast<int>(generator() % 40))
-                                    : Sampled(prompt, 30, generator()));
-    }
-    std::vector<std::vector<std::int32_t>> alone;
+    std::vector<GenerationRequest> requests = RandomMix(generator, 100);
+    for (GenerationRequest& request : requests) request.sampling.logprobs = 0;
+    std::vector<SequenceEvent> alone;
     {
-      const auto engine = MakeEngine(dtype);
+      LoadOptions plain;
+      plain.prefix_cache = false;
+      plain.speculative_tokens = 0;
+      const auto engine = MakeEngine(dtype, 4096, 64, plain);
       for (const GenerationRequest& request : requests)
-        alone.push_back(Finish(*engine, request)->sequences.at(0).token_ids);
+        alone.push_back(Finish(*engine, request)->sequences.at(0));
     }
     for (const auto& [kv_tokens, batch_tokens] :
          {std::pair<std::int64_t, std::int64_t>{4096, 64}, {4096, 17}, {208, 64}}) {
       const auto engine = MakeEngine(dtype, kv_tokens, batch_tokens);
-      std::vector<std::shared_ptr<CollectingSink>> sinks;
-      for (const GenerationRequest& request : requests) sinks.push_back(Start(*engine, request));
-      for (std::size_t i = 0; i < sinks.size(); ++i) {
-        sinks[i]->Wait();
-        ASSERT_FALSE(sinks[i]->error) << sinks[i]->error->ToString();
-        EXPECT_EQ(sinks[i]->sequences.at(0).token_ids, alone[i])
-            << DTypeName(dtype) << " request " << i << " with " << kv_tokens << " KV tokens";
+      // Bursts of random size, so that steps of one row and of many occur.
+      for (std::size_t begin = 0; begin < requests.size();) {
+        const std::size_t end = std::min(requests.size(), begin + 1 + generator() % 12);
+        std::vector<std::shared_ptr<CollectingSink>> sinks;
+        for (std::size_t i = begin; i < end; ++i) sinks.push_back(Start(*engine, requests[i]));
+        for (std::size_t i = begin; i < end; ++i) {
+          CollectingSink& sink = *sinks[i - begin];
+          sink.Wait();
+          ASSERT_FALSE(sink.error) << sink.error->ToString();
+          const SequenceEvent& got = sink.sequences.at(0);
+          ASSERT_EQ(got.token_ids, alone[i].token_ids)
+              << DTypeName(dtype) << " request " << i << " with " << kv_tokens << " KV tokens";
+          for (std::size_t t = 0; t < got.logprobs.size(); ++t)
+            ASSERT_EQ(got.logprobs[t].logprob, alone[i].logprobs[t].logprob)
+                << "request " << i << " token " << t;
+        }
+        begin = end;
       }
+      const EngineStats stats = engine->stats();
+      EXPECT_GT(stats.cached_tokens_total, 0) << "some prompts began alike";
+      EXPECT_GT(stats.accepted_tokens_total, 0) << "some guesses came true";
+      EXPECT_LT(stats.accepted_tokens_total, stats.drafted_tokens_total) << "and some did not";
       if (kv_tokens == 208) {
-        EXPECT_GT(engine->stats().preemptions_total, 0) << "the small cache must have forced requests out";
+        EXPECT_GT(stats.preemptions_total, 0) << "the small cache must have forced requests out";
       }
     }
   }
+}
+
+TEST_F(EngineBehaviour, APromptThatWasComputedIsNotComputedAgain) {
+  const auto engine = MakeEngine();
+  std::mt19937 generator(3);
+  std::vector<std::int32_t> prompt = RandomPrompt(generator, 50);
+  EXPECT_EQ(Finish(*engine, MakeRequest(prompt, 4))->done->cached_tokens, 0);
+  EXPECT_EQ(Finish(*engine, MakeRequest(prompt, 4))->done->cached_tokens, 48);
+  prompt[40] ^= 1;
+  EXPECT_EQ(Finish(*engine, MakeRequest(prompt, 4))->done->cached_tokens, 32);
+  GenerationRequest stranger = MakeRequest(prompt, 4);
+  stranger.cache_salt = 99;
+  EXPECT_EQ(Finish(*engine, stranger)->done->cached_tokens, 0) << "nobody sees what others have sent";
+  GenerationRequest scored = MakeRequest(prompt, 4);
+  scored.sampling.prompt_logprobs = true;
+  const auto sink = Finish(*engine, scored);
+  EXPECT_EQ(sink->done->cached_tokens, 0) << "its logits are asked for";
+  EXPECT_EQ(sink->prompt->logprobs.size(), prompt.size());
+}
+
+TEST_F(EngineBehaviour, ATextThatRepeatsItselfTakesFewerSteps) {
+  const auto engine = MakeEngine();
+  const auto sink = Finish(*engine, MakeRequest({7, 7, 7, 7, 7, 7}, 200));
+  EXPECT_EQ(sink->sequences.at(0).token_ids.size(), 200U);
+  EXPECT_GT(engine->stats().accepted_tokens_total, 50) << "greedy decoding of a tiny model falls into a loop";
+}
+
+TEST_F(EngineBehaviour, UrgentRequestsGoFirst) {
+  LoadOptions narrow;
+  narrow.max_batch_size = 1;
+  const auto engine = MakeEngine(DType::kF32, 4096, 64, narrow);
+  const auto running = Start(*engine, MakeRequest({5, 6, 7}, 200));
+  std::vector<std::shared_ptr<CollectingSink>> sinks;
+  for (const int priority : {5, 0, -3}) {
+    GenerationRequest request = MakeRequest({8, 9}, 20);
+    request.priority = priority;
+    sinks.push_back(Start(*engine, request));
+  }
+  for (const auto& sink : sinks) sink->Wait();
+  EXPECT_GT(sinks[0]->done->queue_ms, sinks[1]->done->queue_ms);
+  EXPECT_GT(sinks[1]->done->queue_ms, sinks[2]->done->queue_ms);
+}
+
+TEST_F(EngineBehaviour, PromptTokensThatMayWaitAreBounded) {
+  LoadOptions small;
+  small.max_batch_size = 1;
+  small.max_queued_tokens = 100;
+  const auto engine = MakeEngine(DType::kF32, 4096, 64, small);
+  std::mt19937 generator(4);
+  std::vector<std::shared_ptr<CollectingSink>> sinks;
+  for (int i = 0; i < 6; ++i) sinks.push_back(Start(*engine, MakeRequest(RandomPrompt(generator, 60), 200)));
+  int refused = 0;
+  for (const auto& sink : sinks) {
+    sink->Wait();
+    if (!sink->error) continue;
+    ++refused;
+    EXPECT_EQ(sink->error->code, ErrorCode::kOverloaded);
+  }
+  EXPECT_GE(refused, 3);
+  EXPECT_LE(refused, 5);
+  EXPECT_FALSE(Finish(*engine, MakeRequest(RandomPrompt(generator, 300), 2))->error)
+      << "a long prompt alone waits for nobody";
 }
 
 TEST_F(EngineBehaviour, SeedsRepeatAndDiffer) {

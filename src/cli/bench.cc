@@ -144,6 +144,7 @@ BenchReport Summarise(const BenchFlags& flags, const std::vector<Iteration>& ite
 Status Bench(BenchFlags flags) {
   ASSIGN_OR_RETURN(const ReportFormat format, ReportFormatFromName(flags.format));
   flags.model.max_batch_size = std::max(flags.model.max_batch_size, flags.batch_size);
+  flags.model.no_prefix_cache = true;  // every iteration does the whole job
   const InterruptGuard guard;
   ASSIGN_OR_RETURN(const Session session, OpenSession(flags.model));
   ASSIGN_OR_RETURN(const std::vector<Iteration> iterations, RunIterations(*session.engine, flags));
@@ -160,6 +161,8 @@ void AddBench(CLI::App& app) {
   auto flags = std::make_shared<BenchFlags>();
   CLI::App* command =
       app.add_subcommand("bench", "Measure latency, tokens/s and the share of memory bandwidth reached");
+  flags->model.speculative_tokens =
+      0;  // one step a token, unless asked for otherwise: random weights repeat themselves
   AddModelFlags(*command, flags->model, /*with_shapes=*/true);
   command->add_option("--batch-size", flags->batch_size, "Sequences generated together")
       ->check(CLI::Range(1, 4096))

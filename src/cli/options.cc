@@ -15,7 +15,7 @@ Result<std::optional<DType>> DTypeFlag(const std::string& name) {
   if (name == "auto") return std::nullopt;
   const auto dtype = DTypeFromName(name);
   if (!dtype)
-    return Fail(ErrorCode::kInvalidArgument, "--dtype {}: expected auto, f32, bf16, f16 or int8", name);
+    return Fail(ErrorCode::kInvalidArgument, "--dtype {}: expected auto, f32, bf16, f16, int8 or int4", name);
   return dtype;
 }
 
@@ -38,7 +38,7 @@ void AddModelFlags(CLI::App& command, ModelFlags& flags, bool with_shapes) {
   }
   command
       .add_option("--dtype", flags.dtype,
-                  "Weights in memory: auto (the checkpoint's own), f32, bf16, f16 or int8")
+                  "Weights in memory: auto (the checkpoint's own), f32, bf16, f16, int8 or int4")
       ->capture_default_str();
   command.add_option("--kv-dtype", flags.kv_dtype, "KV cache: auto, f32, bf16 or f16")->capture_default_str();
   command.add_option("--threads", flags.threads, "Compute threads; 0: every core this process may use")
@@ -58,6 +58,19 @@ void AddModelFlags(CLI::App& command, ModelFlags& flags, bool with_shapes) {
       ->capture_default_str();
   command.add_option("--max-batch-size", flags.max_batch_size, "Sequences computed together")
       ->check(CLI::Range(1, 4096))
+      ->capture_default_str();
+  command
+      .add_option("--max-queued-tokens", flags.max_queued_tokens,
+                  "Prompt tokens that may wait for their turn; requests beyond are refused")
+      ->check(CLI::PositiveNumber)
+      ->capture_default_str();
+  command.add_flag("--no-prefix-cache", flags.no_prefix_cache,
+                   "Compute every prompt whole, whatever earlier ones began with");
+  command
+      .add_option("--speculative-tokens", flags.speculative_tokens,
+                  "Tokens guessed from the text so far and verified in one step, at most; 0: none. The "
+                  "tokens that come out are the same")
+      ->check(CLI::Range(0, 64))
       ->capture_default_str();
 }
 
@@ -89,6 +102,9 @@ Result<LoadOptions> ToLoadOptions(const ModelFlags& flags) {
   options.max_context_tokens = flags.max_context_tokens;
   options.max_batch_tokens = flags.max_batch_tokens;
   options.max_batch_size = flags.max_batch_size;
+  options.max_queued_tokens = flags.max_queued_tokens;
+  options.prefix_cache = !flags.no_prefix_cache;
+  options.speculative_tokens = flags.speculative_tokens;
   return options;
 }
 

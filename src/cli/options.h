@@ -25,6 +25,9 @@ struct ModelFlags {
   std::int64_t max_context_tokens = 0;
   std::int64_t max_batch_tokens = 512;
   int max_batch_size = 64;
+  std::int64_t max_queued_tokens = LoadOptions().max_queued_tokens;
+  bool no_prefix_cache = false;
+  int speculative_tokens = LoadOptions().speculative_tokens;
 };
 
 // `with_shapes`: also --shape and --load-format.

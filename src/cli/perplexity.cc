@@ -14,7 +14,7 @@ namespace {
 struct PerplexityFlags {
   ModelFlags model;
   std::string text;
-  std::vector<std::string> dtypes = {"f32", "bf16", "f16", "int8"};
+  std::vector<std::string> dtypes = {"f32", "bf16", "f16", "int8", "int4"};
   int window = 512;
   bool json = false;
 };

@@ -69,11 +69,11 @@ void Decoder::Widen(Group& group) const {
   }
 }
 
-void Decoder::Advance(Group& group, std::span<float> logits) const {
+std::int64_t Decoder::Advance(Group& group, std::span<float> logits) const {
   ReportPrompt(group);
   if (!group.first_token) group.first_token = std::chrono::steady_clock::now();
-  const auto rows = static_cast<std::size_t>(group.live_sequences());
-  const std::size_t vocab = logits.size() / rows;
+  const std::size_t vocab = logits.size() / static_cast<std::size_t>(group.logit_rows());
+  std::int64_t accepted = 0;
   // The prompt's one row of logits starts every sequence.
   const bool first_step = group.sequences.size() == 1 && group.width() > 1;
   if (first_step) Widen(group);
@@ -82,14 +82,35 @@ void Decoder::Advance(Group& group, std::span<float> logits) const {
   } else {
     std::vector<float> start;
     if (first_step) start.assign(logits.begin(), logits.end());
-    std::size_t row = 0;
     for (Sequence& sequence : group.sequences) {
       if (sequence.finish) continue;
-      if (first_step) std::copy(start.begin(), start.end(), logits.begin());
-      AdvanceSequence(group, sequence, logits.subspan(first_step ? 0 : row++ * vocab, vocab));
+      if (first_step) {
+        std::copy(start.begin(), start.end(), logits.begin());
+        AdvanceSequence(group, sequence, logits);
+        continue;
+      }
+      const std::size_t rows = 1 + sequence.drafts.size();
+      accepted += FollowDrafts(group, sequence, logits.first(rows * vocab));
+      logits = logits.subspan(rows * vocab);
     }
   }
   if (group.finished()) FinishGroup(group);
+  return accepted;
+}
+
+// The token after a row is chosen with the same history and the same random number as without drafts, so what
+// comes out is the same; a draft that was another token ends the round, and its row is forgotten.
+std::int64_t Decoder::FollowDrafts(Group& group, Sequence& sequence, std::span<float> logits) const {
+  const std::vector<std::int32_t> drafts = std::exchange(sequence.drafts, {});
+  const std::size_t vocab = logits.size() / (1 + drafts.size());
+  std::size_t accepted = 0;
+  for (;; ++accepted) {
+    AdvanceSequence(group, sequence, logits.subspan(accepted * vocab, vocab));
+    if (sequence.finish || accepted == drafts.size() || sequence.tokens.back() != drafts[accepted]) break;
+    ++sequence.computed;
+  }
+  sequence.draft_pace.Report(drafts.size(), accepted);
+  return static_cast<std::int64_t>(accepted);
 }
 
 void Decoder::AdvanceSequence(Group& group, Sequence& sequence, std::span<float> logits) const {
@@ -271,6 +292,7 @@ void Decoder::FinishGroup(Group& group) const {
   for (const Sequence& sequence : group.sequences) {
     done.generated_tokens += static_cast<std::int64_t>(sequence.tokens.size() - group.prompt_tokens);
   }
+  done.cached_tokens = group.cached_tokens;
   done.queue_ms = MillisecondsBetween(group.submitted, group.started.value_or(now));
   done.first_token_ms = MillisecondsBetween(group.submitted, group.first_token.value_or(now));
   done.total_ms = MillisecondsBetween(group.submitted, now);

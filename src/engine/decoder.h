@@ -19,9 +19,11 @@ class Decoder {
   void TakePromptLogits(Group& group, std::size_t first, std::size_t rows,
                         std::span<const float> logits) const;
 
-  // Logits of each live sequence's last token, in order: [live sequences, vocab], overwritten. On the first
-  // call the group widens to all its sequences. Emits the events that follow.
-  void Advance(Group& group, std::span<float> logits) const;
+  // Logits of each live sequence's last token and of its drafts, in order: [rows, vocab], overwritten. On the
+  // first call the group widens to all its sequences. Follows a sequence's drafts while they are the tokens
+  // that are chosen anyway, and counts those as computed. Emits the events that follow; returns the number of
+  // drafts that came true.
+  std::int64_t Advance(Group& group, std::span<float> logits) const;
 
   // A request that only wanted its prompt scored.
   void FinishWithoutTokens(Group& group) const;
@@ -30,6 +32,7 @@ class Decoder {
   void ReportPrompt(Group& group) const;
   void Widen(Group& group) const;
   void AdvanceSequence(Group& group, Sequence& sequence, std::span<float> logits) const;
+  std::int64_t FollowDrafts(Group& group, Sequence& sequence, std::span<float> logits) const;
   void AdvanceBeams(Group& group, std::span<float> logits, std::size_t vocab) const;
   void FinishBeams(Group& group) const;
   void AppendToken(Group& group, Sequence& sequence, std::int32_t token) const;

@@ -11,10 +11,6 @@ void FailGroup(Group& group, ErrorCode code, std::string message) {
   group.sink->OnEvent(group.id(), FailedEvent{{code, std::move(message)}});
 }
 
-bool WantsPromptLogits(const Group& group) {
-  return group.request.sampling.prompt_logprobs && !group.prompt_reported;
-}
-
 // After this step the sequence's last token has its logits.
 bool Completes(const WorkItem& item) { return item.rows == item.sequence->pending(); }
 
@@ -23,8 +19,10 @@ bool Completes(const WorkItem& item) { return item.rows == item.sequence->pendin
 Engine::Engine(LoadedModel model)
     : model_(std::move(model)),
       decoder_(model_.tokenizer),
-      blocks_(*model_.kv_cache, model_.transformer->device()),
-      scheduler_({.max_batch_tokens = model_.max_batch_tokens, .max_batch_size = model_.info.max_batch_size},
+      blocks_(*model_.kv_cache, model_.transformer->device(), model_.options.prefix_cache),
+      scheduler_({.max_batch_tokens = model_.max_batch_tokens,
+                  .max_batch_size = model_.info.max_batch_size,
+                  .speculative_tokens = model_.options.speculative_tokens},
                  blocks_),
       thread_([this](const std::stop_token& stop) { ThreadMain(stop); }) {}
 
@@ -96,6 +94,16 @@ void Engine::Accept(Submission submission) {
   }
   (*group)->sink = std::move(submission.sink);
   (*group)->submitted = submission.time;
+  const std::int64_t waiting = scheduler_.waiting_prompt_tokens();
+  const auto wanted = static_cast<std::int64_t>((*group)->prompt_tokens);
+  // What waits alone may be of any length: it is next.
+  if (waiting > 0 && waiting + wanted > model_.options.max_queued_tokens) {
+    FailGroup(**group, ErrorCode::kOverloaded,
+              fmt::format("{} prompt tokens are waiting already and {} more would pass the limit of {}; try "
+                          "again later",
+                          waiting, wanted, model_.options.max_queued_tokens));
+    return;
+  }
   totals_.prompt_tokens_total += static_cast<std::int64_t>((*group)->prompt_tokens);
   scheduler_.Add(*std::move(group));
 }
@@ -122,7 +130,11 @@ void Engine::Step() {
   if (items.empty()) return;
   const SteadyTime now = std::chrono::steady_clock::now();
   for (const WorkItem& item : items) {
-    if (!item.group->started) item.group->started = now;
+    if (!item.group->started) {
+      item.group->started = now;
+      totals_.cached_tokens_total += item.group->cached_tokens;
+    }
+    totals_.drafted_tokens_total += static_cast<std::int64_t>(item.sequence->drafts.size());
   }
   RunForward(items);
   std::vector<ReadyGroup> ready = FinishItems(items);
@@ -149,10 +161,11 @@ void Engine::RunForward(std::span<const WorkItem> items) {
     const Sequence& sequence = *item.sequence;
     slices.push_back({.blocks = sequence.blocks.data(),
                       .first_row = static_cast<std::int64_t>(tokens.size()),
-                      .rows = item.rows,
+                      .rows = item.rows + static_cast<std::int64_t>(sequence.drafts.size()),
                       .first_position = sequence.computed});
     const auto begin = sequence.tokens.begin() + sequence.computed;
     tokens.insert(tokens.end(), begin, begin + item.rows);
+    tokens.insert(tokens.end(), sequence.drafts.begin(), sequence.drafts.end());
   }
   model_.transformer->Forward(tokens, slices, *model_.kv_cache);
 }
@@ -166,12 +179,18 @@ std::vector<Engine::ReadyGroup> Engine::FinishItems(std::span<const WorkItem> it
     ReadyGroup group{items[i].group, {}};
     for (; i < items.size() && items[i].group == group.group; ++i) {
       const WorkItem& item = items[i];
-      if (WantsPromptLogits(*group.group)) TakePromptLogits(item, row);
-      if (Completes(item)) group.rows.push_back(static_cast<std::int32_t>(row + item.rows - 1));
+      if (group.group->wants_prompt_logits()) TakePromptLogits(item, row);
       row += item.rows;
+      if (Completes(item)) {
+        group.rows.push_back(static_cast<std::int32_t>(row - 1));
+        for (std::size_t draft = 0; draft < item.sequence->drafts.size(); ++draft)
+          group.rows.push_back(static_cast<std::int32_t>(row++));
+      }
       item.sequence->computed += item.rows;
+      item.sequence->blocks.Publish(group.group->request.cache_salt, item.sequence->tokens,
+                                    item.sequence->computed);
     }
-    if (static_cast<std::int64_t>(group.rows.size()) == group.group->live_sequences())
+    if (static_cast<std::int64_t>(group.rows.size()) == group.group->logit_rows())
       ready.push_back(std::move(group));
   }
   return ready;
@@ -190,7 +209,8 @@ void Engine::AdvanceGroups(std::span<const ReadyGroup> ready) {
     }
     std::span<float> logits = model_.transformer->Logits(rows);
     for (const ReadyGroup& group : ready.first(count)) {
-      decoder_.Advance(*group.group, logits.first(group.rows.size() * vocab));
+      totals_.accepted_tokens_total +=
+          decoder_.Advance(*group.group, logits.first(group.rows.size() * vocab));
       logits = logits.subspan(group.rows.size() * vocab);
     }
     ready = ready.subspan(count);

@@ -50,7 +50,7 @@ class Engine {
   };
   struct ReadyGroup {
     Group* group = nullptr;
-    std::vector<std::int32_t> rows;  // of the step, one for each live sequence
+    std::vector<std::int32_t> rows;  // of the step: for each live sequence its last token's, then its drafts'
   };
 
   void ThreadMain(const std::stop_token& stop);

@@ -9,6 +9,7 @@ Sequence Sequence::Fork(int new_index) const {
   copy.index = new_index;
   copy.tokens = tokens;
   copy.computed = computed;
+  copy.draft_pace = draft_pace;
   copy.stop_matcher = stop_matcher;
   copy.text = text;
   copy.logprobs = logprobs;
@@ -40,10 +41,19 @@ std::int64_t Group::live_sequences() const {
   return std::count_if(sequences.begin(), sequences.end(), [](const Sequence& s) { return !s.finish; });
 }
 
+std::int64_t Group::logit_rows() const {
+  std::int64_t rows = 0;
+  for (const Sequence& sequence : sequences) {
+    if (!sequence.finish) rows += 1 + static_cast<std::int64_t>(sequence.drafts.size());
+  }
+  return rows;
+}
+
 void Group::DropKv() {
   for (Sequence& sequence : sequences) {
     sequence.blocks.Clear();
     sequence.computed = 0;
+    sequence.drafts.clear();
   }
 }
 

@@ -9,6 +9,7 @@
 #include <vector>
 
 #include "engine/beam_search.h"
+#include "engine/draft.h"
 #include "engine/kv_blocks.h"
 #include "engine/request.h"
 #include "engine/stop_matcher.h"
@@ -36,6 +37,8 @@ struct Sequence {
   std::int64_t computed = 0;         // tokens whose keys and values are in the cache
   BlockTable blocks;
   std::optional<FinishReason> finish;
+  DraftPace draft_pace;
+  std::vector<std::int32_t> drafts;  // guesses that the step being computed verifies
 
   std::optional<IncrementalDecoder> decoder;  // absent for models without a tokenizer
   StopMatcher stop_matcher;
@@ -56,6 +59,7 @@ struct Group {
   std::optional<SteadyTime> started;  // first step
   std::optional<SteadyTime> first_token;
   std::size_t prompt_tokens = 0;
+  std::int64_t cached_tokens = 0;   // of the prompt, taken over when it was first admitted
   std::int64_t max_new_tokens = 0;  // resolved against max_length and the context
   std::uint64_t seed = 0;
   std::vector<std::int32_t> eos_ids;  // empty with ignore_eos
@@ -71,9 +75,13 @@ struct Group {
   // Nothing is certain before the end: no TokenEvents.
   bool silent() const;
   bool finished() const;
+  // Logits of every prompt token are still to be reported, so all of them must be computed.
+  bool wants_prompt_logits() const { return request.sampling.prompt_logprobs && !prompt_reported; }
   // Every live sequence lacks exactly one token in the cache, so one row each advances all.
   bool decoding() const;
   std::int64_t live_sequences() const;
+  // Rows of logits that a step yields for it: one for each live sequence and for each of their drafts.
+  std::int64_t logit_rows() const;
   void DropKv();
 };
 

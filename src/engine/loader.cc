@@ -10,6 +10,9 @@
 namespace bloomery {
 namespace {
 
+// A step with drafts has no more rows than this (scheduler.cc), all of which need logits.
+constexpr int kMostDraftedRows = 8;
+
 constexpr double kGiB = 1024.0 * 1024.0 * 1024.0;
 
 // Weights are checked before a byte is allocated: a machine that starts to swap, or an OOM kill an hour into
@@ -20,7 +23,7 @@ Status CheckMemory(const ModelSpec& spec, DType dtype, const Device& device) {
   if (needed <= available) return {};
   return Fail(ErrorCode::kOutOfMemory,
               "the weights in {} take {:.1f} GiB and {:.1f} GiB of memory are free: {:.1f} GiB are missing; "
-              "try a smaller --dtype (int8), a "
+              "try a smaller --dtype (int8, int4), a "
               "smaller model, or a larger machine",
               DTypeName(dtype), static_cast<double>(needed) / kGiB, static_cast<double>(available) / kGiB,
               static_cast<double>(needed - available) / kGiB);
@@ -82,6 +85,7 @@ Result<LoadedModel> LoadModel(const LoadOptions& options, Device& device, const 
   const DType dtype = ResolveDType(options.dtype, spec);
   RETURN_IF_ERROR(CheckMemory(spec, dtype, device));
   LoadedModel model;
+  model.options = options;
   if (options.shape.empty()) {
     if (progress) progress(0, "tokenizer");
     auto tokenizer = Tokenizer::Load(options.directory);
@@ -95,9 +99,11 @@ Result<LoadedModel> LoadModel(const LoadOptions& options, Device& device, const 
   }
   ASSIGN_OR_RETURN(ModelWeights weights, Weights(options, spec, dtype, device, progress));
   model.max_batch_tokens = std::max<std::int64_t>(options.max_batch_tokens, options.max_batch_size);
-  ASSIGN_OR_RETURN(model.transformer, Transformer::Create(spec, std::move(weights), device,
-                                                          {.max_rows = model.max_batch_tokens,
-                                                           .max_logit_rows = options.max_batch_size}));
+  ASSIGN_OR_RETURN(
+      model.transformer,
+      Transformer::Create(spec, std::move(weights), device,
+                          {.max_rows = model.max_batch_tokens,
+                           .max_logit_rows = std::max(options.max_batch_size, kMostDraftedRows)}));
   const std::int64_t context = options.max_context_tokens > 0
                                    ? std::min(options.max_context_tokens, spec.max_positions)
                                    : spec.max_positions;

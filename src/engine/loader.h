@@ -27,6 +27,10 @@ struct LoadOptions {
   std::int64_t max_batch_tokens = 512;
   int max_batch_size = 64;
   int default_max_new_tokens = 128;
+  // Prompt tokens that may wait; a request that would pass it is refused with kOverloaded.
+  std::int64_t max_queued_tokens = 1 << 18U;
+  bool prefix_cache = true;    // reuse what earlier requests with the same beginning have computed
+  int speculative_tokens = 7;  // tokens guessed ahead and verified in one step, at most; 0: none
 };
 
 struct LoadedModel {
@@ -34,6 +38,7 @@ struct LoadedModel {
   std::unique_ptr<KvCache> kv_cache;
   std::shared_ptr<const Tokenizer> tokenizer;  // null for shapes and directories without one
   ModelInfo info;
+  LoadOptions options;  // as they were asked for
   std::int64_t max_batch_tokens = 0;
   double load_s = 0;
 };

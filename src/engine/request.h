@@ -58,7 +58,11 @@ struct GenerationRequest {
   int truncate_prompt_tokens = 0;  // keep only the last so many prompt tokens; 0: all
   SamplingParams sampling;
   std::int64_t deadline_ms =
-      0;  // from submission; 0: none. Past it the request fails with kDeadlineExceeded.
+      0;             // from submission; 0: none. Past it the request fails with kDeadlineExceeded.
+  int priority = 0;  // smaller goes first; equals in order of arrival
+  // Keys and values of a prompt's beginning are reused only among requests with the same salt, so that nobody
+  // can tell from its speed what others have sent.
+  std::uint64_t cache_salt = 0;
   // Tokens already produced by a group that died, for num_return_sequences = 1 without beams: generation goes
   // on after them and they are not reported again.
   std::vector<std::int32_t> resume_tokens;
@@ -110,6 +114,7 @@ struct SequenceEvent {
 struct DoneEvent {
   std::int64_t prompt_tokens = 0;
   std::int64_t generated_tokens = 0;  // over all returned sequences
+  std::int64_t cached_tokens = 0;     // of the prompt, taken over from earlier requests
   double queue_ms = 0;                // submission to first step
   double first_token_ms = 0;          // submission to first token
   double total_ms = 0;
@@ -148,6 +153,9 @@ struct EngineStats {
   std::int64_t prompt_tokens_total = 0;
   std::int64_t generated_tokens_total = 0;
   std::int64_t preemptions_total = 0;
+  std::int64_t cached_tokens_total = 0;    // prompt tokens taken over from earlier requests
+  std::int64_t drafted_tokens_total = 0;   // guessed and verified
+  std::int64_t accepted_tokens_total = 0;  // of which came true
 };
 
 }  // namespace bloomery

@@ -5,9 +5,31 @@
 namespace bloomery {
 namespace {
 
+// Rows of a step up to which drafts are added: a step of this size still takes hardly longer than one row,
+// since reading the weights bounds it (docs/benchmarks.md).
+constexpr std::int64_t kDraftedStepRows = 8;
+
 std::int64_t Length(const Sequence& sequence) { return static_cast<std::int64_t>(sequence.tokens.size()); }
 
+using Groups = std::list<std::unique_ptr<Group>>;
+
+// Behind all that are at least as urgent.
+Groups::iterator PlaceBehindEquals(Groups& groups, int priority) {
+  return std::find_if(groups.begin(), groups.end(),
+                      [&](const auto& group) { return group->request.priority > priority; });
+}
+
+Groups::iterator PlaceBeforeEquals(Groups& groups, int priority) {
+  return std::find_if(groups.begin(), groups.end(),
+                      [&](const auto& group) { return group->request.priority >= priority; });
+}
+
 }  // namespace
+
+void Scheduler::Add(std::unique_ptr<Group> group) {
+  const auto place = PlaceBehindEquals(waiting_, group->request.priority);
+  waiting_.insert(place, std::move(group));
+}
 
 std::vector<WorkItem> Scheduler::Plan() {
   std::vector<WorkItem> items = PlanOnce();
@@ -24,11 +46,12 @@ std::vector<WorkItem> Scheduler::PlanOnce() {
     if (!group->decoding()) PlanPrefill(*group, items, budget);
   }
   Admit(items, budget);
+  PlanDrafts(items, budget);
   return items;
 }
 
 void Scheduler::PlanDecodes(std::vector<WorkItem>& items, std::int64_t& budget) {
-  // By index of admission: preemption only ever removes groups behind the one being planned.
+  // In order of running_: preemption only ever removes groups behind the one being planned.
   for (auto it = running_.begin(); it != running_.end(); ++it) {
     Group& group = **it;
     const std::int64_t rows = group.live_sequences();
@@ -59,8 +82,8 @@ bool Scheduler::ReserveDecode(Group& group) {
 bool Scheduler::PreemptYoungest(const Group& keep) {
   if (running_.empty() || running_.back().get() == &keep) return false;
   running_.back()->DropKv();
-  waiting_.push_front(std::move(running_.back()));
-  running_.pop_back();
+  const auto place = PlaceBeforeEquals(waiting_, running_.back()->request.priority);
+  waiting_.splice(place, running_, std::prev(running_.end()));
   ++preemptions_;
   return true;
 }
@@ -82,22 +105,63 @@ void Scheduler::Admit(std::vector<WorkItem>& items, std::int64_t& budget) {
   while (!waiting_.empty() && budget > 0) {
     Group& group = *waiting_.front();
     if (sequences > 0 && sequences + group.width() > limits_.max_batch_size) return;
-    std::int64_t needed = 0;
-    for (const Sequence& sequence : group.sequences) {
-      if (!sequence.finish) needed += sequence.blocks.BlocksNeeded(0, Length(sequence));
-    }
+    const std::int64_t needed = AdoptPrefixes(group);
     // One block more for each sequence, so that it can decode at all before others must give way.
-    if (needed + group.width() > pool_.free_blocks() && !running_.empty()) return;
+    if (needed + group.width() > pool_.free_blocks() && !running_.empty()) {
+      group.DropKv();
+      return;
+    }
+    if (!group.started) group.cached_tokens = group.sequences.front().computed;
     sequences += group.width();
-    running_.push_back(std::move(waiting_.front()));
-    waiting_.pop_front();
-    PlanPrefill(*running_.back(), items, budget);
+    const auto place = PlaceBehindEquals(running_, group.request.priority);
+    running_.splice(place, waiting_, waiting_.begin());
+    PlanPrefill(group, items, budget);
+  }
+}
+
+std::int64_t Scheduler::AdoptPrefixes(Group& group) {
+  std::int64_t needed = 0;
+  for (Sequence& sequence : group.sequences) {
+    if (sequence.finish) continue;
+    if (!group.wants_prompt_logits())
+      sequence.computed = sequence.blocks.Adopt(group.request.cache_salt, sequence.tokens);
+    needed += sequence.blocks.BlocksNeeded(sequence.computed, Length(sequence));
+  }
+  return needed;
+}
+
+// Beams choose among all their successors at once, so a guess of one is worth nothing to them.
+void Scheduler::PlanDrafts(std::vector<WorkItem>& items, std::int64_t budget) const {
+  std::int64_t rows = limits_.max_batch_tokens - budget;
+  if (limits_.speculative_tokens == 0 || rows >= kDraftedStepRows) return;
+  for (const WorkItem& item : items) {
+    Sequence& sequence = *item.sequence;
+    const Group& group = *item.group;
+    const bool widened = static_cast<int>(group.sequences.size()) == group.width();
+    if (group.beams || sequence.pending() != 1 || !widened || group.wants_prompt_logits()) continue;
+    // The last token of a text needs no guess behind it.
+    const std::int64_t left =
+        static_cast<std::int64_t>(group.prompt_tokens) + group.max_new_tokens - Length(sequence) - 1;
+    const std::int64_t room = std::min({kDraftedStepRows - rows, budget, left});
+    if (room <= 0) continue;
+    const auto limit = static_cast<std::size_t>(std::min<std::int64_t>(room, limits_.speculative_tokens));
+    sequence.drafts = LookUpDraft(sequence.tokens, sequence.draft_pace.Next(limit));
+    const auto drafts = static_cast<std::int64_t>(sequence.drafts.size());
+    if (!sequence.blocks.Reserve(sequence.computed, Length(sequence) + drafts)) sequence.drafts.clear();
+    rows += static_cast<std::int64_t>(sequence.drafts.size());
+    budget -= static_cast<std::int64_t>(sequence.drafts.size());
   }
 }
 
 void Scheduler::Remove(const std::function<bool(Group&)>& drop) {
   std::erase_if(waiting_, [&](const auto& group) { return drop(*group); });
   std::erase_if(running_, [&](const auto& group) { return drop(*group); });
+}
+
+std::int64_t Scheduler::waiting_prompt_tokens() const {
+  std::int64_t total = 0;
+  for (const auto& group : waiting_) total += static_cast<std::int64_t>(group->prompt_tokens);
+  return total;
 }
 
 std::int64_t Scheduler::running_sequences() const {

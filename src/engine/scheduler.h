@@ -4,14 +4,14 @@
 // A step, filled in this order, while rows, sequences and KV blocks last:
 //   1. one row for every sequence that is decoding, oldest request first;
 //   2. chunks of prompts already begun;
-//   3. waiting requests, first come first served, each admitted only when its whole prompt fits in the free
-//   blocks.
+//   3. waiting requests, by priority and then first come first served, each admitted only when its whole
+//   prompt fits in the free blocks; what earlier requests have computed of it is taken over;
+//   4. where the step is small enough to be bound by reading the weights: guesses of the tokens to come.
 // Decoding never waits for a prompt: a long prompt takes what the decoders leave of the budget, step after
 // step.
 #pragma once
 
 #include <cstdint>
-#include <deque>
 #include <functional>
 #include <list>
 #include <memory>
@@ -26,7 +26,7 @@ namespace bloomery {
 struct WorkItem {
   Group* group = nullptr;
   Sequence* sequence = nullptr;
-  std::int64_t rows = 0;  // tokens [sequence->computed, computed + rows)
+  std::int64_t rows = 0;  // tokens [sequence->computed, computed + rows); its drafts follow them
 };
 
 // Used by the engine's thread only.
@@ -34,12 +34,13 @@ class Scheduler {
  public:
   struct Limits {
     std::int64_t max_batch_tokens = 512;  // rows of one step
-    int max_batch_size = 64;  // sequences running at once, counting what admitted requests will grow to
+    int max_batch_size = 64;     // sequences running at once, counting what admitted requests will grow to
+    int speculative_tokens = 0;  // guesses a sequence and step, at most; 0: none
   };
 
   Scheduler(Limits limits, KvBlockPool& pool) : limits_(limits), pool_(pool) {}
 
-  void Add(std::unique_ptr<Group> group) { waiting_.push_back(std::move(group)); }
+  void Add(std::unique_ptr<Group> group);
 
   // Rows for the next step, their KV blocks reserved. Empty when there is nothing to do.
   std::vector<WorkItem> Plan();
@@ -49,6 +50,7 @@ class Scheduler {
 
   bool idle() const { return waiting_.empty() && running_.empty(); }
   std::int64_t waiting() const { return static_cast<std::int64_t>(waiting_.size()); }
+  std::int64_t waiting_prompt_tokens() const;
   std::int64_t running_sequences() const;
   std::int64_t preemptions() const { return preemptions_; }
 
@@ -58,13 +60,16 @@ class Scheduler {
   void PlanPrefill(Group& group, std::vector<WorkItem>& items, std::int64_t& budget);
   void Admit(std::vector<WorkItem>& items, std::int64_t& budget);
   bool ReserveDecode(Group& group);
-  // Sends the youngest running group back to wait; false when `keep` is the only one.
+  void PlanDrafts(std::vector<WorkItem>& items, std::int64_t budget) const;
+  // Takes over what the prefix index knows of the group's sequences; the blocks still needed to admit it.
+  std::int64_t AdoptPrefixes(Group& group);
+  // Sends the last running group (least urgent, youngest) back to wait; false when `keep` is the only one.
   bool PreemptYoungest(const Group& keep);
 
   const Limits limits_;
   KvBlockPool& pool_;
-  std::deque<std::unique_ptr<Group>> waiting_;
-  std::list<std::unique_ptr<Group>> running_;  // in order of admission
+  std::list<std::unique_ptr<Group>> waiting_;  // by priority, then in order of arrival
+  std::list<std::unique_ptr<Group>> running_;  // by priority, then in order of admission
   std::int64_t preemptions_ = 0;
 };
 

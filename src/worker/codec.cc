@@ -194,6 +194,7 @@ template <typename V, Same<DoneEvent> T>
 void Fields(V& visit, T& e) {
   visit("prompt_tokens", e.prompt_tokens);
   visit("generated_tokens", e.generated_tokens);
+  visit("cached_tokens", e.cached_tokens);
   visit("queue_ms", e.queue_ms);
   visit("first_token_ms", e.first_token_ms);
   visit("total_ms", e.total_ms);
@@ -224,6 +225,9 @@ void Fields(V& visit, T& s) {
   visit("prompt_tokens_total", s.prompt_tokens_total);
   visit("generated_tokens_total", s.generated_tokens_total);
   visit("preemptions_total", s.preemptions_total);
+  visit("cached_tokens_total", s.cached_tokens_total);
+  visit("drafted_tokens_total", s.drafted_tokens_total);
+  visit("accepted_tokens_total", s.accepted_tokens_total);
 }
 
 template <typename T>
@@ -282,6 +286,8 @@ json::object EncodeRequest(const GenerationRequest& request) {
   writer("add_special_tokens", request.add_special_tokens);
   writer("truncate_prompt_tokens", request.truncate_prompt_tokens);
   writer("deadline_ms", request.deadline_ms);
+  writer("priority", request.priority);
+  writer("cache_salt", request.cache_salt);
   writer("resume_tokens", request.resume_tokens);
   writer.object["sampling"] = Write(request.sampling);
   return std::move(writer.object);
@@ -300,6 +306,8 @@ Result<GenerationRequest> DecodeRequest(const json::object& object) {
   reader("add_special_tokens", request.add_special_tokens);
   reader("truncate_prompt_tokens", request.truncate_prompt_tokens);
   reader("deadline_ms", request.deadline_ms);
+  reader("priority", request.priority);
+  reader("cache_salt", request.cache_salt);
   reader("resume_tokens", request.resume_tokens);
   if (!reader.status) return std::unexpected(std::move(reader.status).error());
   const json::value* sampling = object.if_contains("sampling");
