@@ -29,6 +29,12 @@ std::string TokenText(const TokenLogprob& token) {
   return escaped;
 }
 
+// The likely tokens beside the i-th; none where the engine sent none.
+const std::vector<TokenLogprob>& TopAt(const std::vector<std::vector<TokenLogprob>>& tops, std::size_t i) {
+  static const std::vector<TokenLogprob> kNone;
+  return i < tops.size() ? tops[i] : kNone;
+}
+
 class OpenAiExchange : public Exchange {
  public:
   OpenAiExchange(std::string id, std::int64_t created_s, std::string model)
@@ -393,7 +399,7 @@ class ChatCompletion final : public OpenAiExchange {
       if (requests_.front().sampling.logprobs >= 0) {
         json::array content;
         for (std::size_t i = 0; i < sequence.logprobs.size(); ++i)
-          content.push_back(Entry(sequence.logprobs[i], sequence.top_logprobs[i]));
+          content.push_back(Entry(sequence.logprobs[i], TopAt(sequence.top_logprobs, i)));
         choice["logprobs"] = {{"content", std::move(content)}};
       }
       choices.push_back(std::move(choice));
