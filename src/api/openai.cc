@@ -206,6 +206,8 @@ class Completion final : public OpenAiExchange {
         ids.push_back(token);
       }
       request.prompt = std::move(ids);
+      // What ids spell comes with their logprobs.
+      if (echo_) request.sampling.prompt_logprobs = true;
     } else {
       return Fail(ErrorCode::kInvalidArgument,
                   "\"prompt\" must be a text, texts, token ids or lists of token ids");
