@@ -188,7 +188,7 @@ void EngineClient::OnEvent(std::uint64_t id, GenerationEvent event) {
       pending.several_started = true;
     }
   } else if (auto* sequence = std::get_if<SequenceEvent>(&event);
-             sequence != nullptr && pending.attempts > 1) {
+             sequence != nullptr && pending.attempts > 1 && !pending.tokens.empty()) {
     // The continuing process knows the earlier tokens, but not what they were likely to be.
     std::vector<TokenLogprob> logprobs;
     std::vector<std::vector<TokenLogprob>> tops;
