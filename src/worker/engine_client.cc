@@ -52,6 +52,18 @@ Result<pid_t> SpawnProcess(const std::vector<std::string>& command, int child_fd
   return pid;
 }
 
+// A continuing process knows the earlier tokens, but not what they were likely to be. Where it started anew,
+// under beam search for one, there are no such tokens.
+void TakeLogprobs(const std::vector<TokenEvent>& delivered, SequenceEvent& sequence) {
+  if (delivered.empty()) return;
+  sequence.logprobs.clear();
+  sequence.top_logprobs.clear();
+  for (const TokenEvent& event : delivered) {
+    sequence.logprobs.push_back(event.token);
+    sequence.top_logprobs.push_back(event.top_logprobs);
+  }
+}
+
 bool IsLast(const GenerationEvent& event) {
   return std::holds_alternative<DoneEvent>(event) || std::holds_alternative<FailedEvent>(event);
 }
@@ -187,19 +199,11 @@ void EngineClient::OnEvent(std::uint64_t id, GenerationEvent event) {
     } else {
       pending.several_started = true;
     }
-  } else if (auto* sequence = std::get_if<SequenceEvent>(&event);
-             sequence != nullptr && pending.attempts > 1 && !pending.tokens.empty()) {
-    // The continuing process knows the earlier tokens, but not what they were likely to be.
-    std::vector<TokenLogprob> logprobs;
-    std::vector<std::vector<TokenLogprob>> tops;
-    for (const TokenEvent& delivered : pending.tokens) {
-      logprobs.push_back(delivered.token);
-      tops.push_back(delivered.top_logprobs);
-    }
-    if (pending.request.sampling.logprobs >= 0) {
-      sequence->logprobs = std::move(logprobs);
-      sequence->top_logprobs = std::move(tops);
-    }
+  } else if (auto* sequence = std::get_if<SequenceEvent>(&event)) {
+    // The process before may have died between this and the request's end.
+    if (!pending.completed.insert(sequence->sequence).second) return;
+    if (pending.attempts > 1 && pending.request.sampling.logprobs >= 0)
+      TakeLogprobs(pending.tokens, *sequence);
   }
   Deliver(id, std::move(event));
 }

@@ -19,6 +19,7 @@
 #include <map>
 #include <memory>
 #include <optional>
+#include <set>
 #include <string>
 #include <vector>
 
@@ -76,6 +77,7 @@ class EngineClient {
     std::vector<TokenEvent> tokens;  // delivered so far, with num_return_sequences = 1
     int replayed = 0;                // tokens that a continuation produces again, not to be delivered twice
     bool several_started = false;    // tokens of one of several sequences were delivered
+    std::set<int> completed;         // sequences whose end was delivered
   };
 
   void Spawn();
