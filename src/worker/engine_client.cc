@@ -87,12 +87,13 @@ void EngineClient::Start() {
 
 void EngineClient::Stop() {
   state_ = State::kStopped;
+  status_text_ = "the server is shutting down";
   ++generation_;
   boost::system::error_code ignored;
   socket_.close(ignored);
   timer_.cancel();
   if (pid_ > 0) ::kill(pid_, SIGKILL);  // it holds nothing that must be saved
-  FailAll(ErrorCode::kUnavailable, "the server is shutting down");
+  FailAll(ErrorCode::kUnavailable, status_text_);
 }
 
 void EngineClient::Spawn() {
