@@ -2,6 +2,8 @@
 
 #include <array>
 
+#include "base/utf8.h"
+
 namespace bloomery {
 namespace {
 
@@ -52,21 +54,23 @@ HttpAnswer ErrorAnswer(Dialect dialect, const Error& error, std::optional<int> s
   const Row& row = RowOf(error.code);
   HttpAnswer answer;
   json::object body;
+  // Paths and file names may be quoted in it, of any bytes; JSON holds UTF-8 alone.
+  const std::string message = ReplaceInvalidUtf8(error.message);
   switch (dialect) {
     case Dialect::kOpenAi:
       answer.status = status.value_or(row.openai_status);
-      body["error"] = {{"message", error.message},
+      body["error"] = {{"message", message},
                        {"type", row.openai_type},
                        {"param", nullptr},
                        {"code", ErrorCodeName(error.code)}};
       break;
     case Dialect::kSageMaker:
       answer.status = status.value_or(row.sagemaker_status);
-      body = {{"code", answer.status}, {"type", row.sagemaker_type}, {"message", error.message}};
+      body = {{"code", answer.status}, {"type", row.sagemaker_type}, {"message", message}};
       break;
     case Dialect::kTgi:
       answer.status = status.value_or(row.tgi_status);
-      body = {{"error", error.message}, {"error_type", row.tgi_type}};
+      body = {{"error", message}, {"error_type", row.tgi_type}};
       break;
   }
   answer.body = json::serialize(body);

@@ -29,6 +29,12 @@ std::string TokenText(const TokenLogprob& token) {
   return escaped;
 }
 
+// The likely tokens beside the i-th; none where the engine sent none.
+const std::vector<TokenLogprob>& TopAt(const std::vector<std::vector<TokenLogprob>>& tops, std::size_t i) {
+  static const std::vector<TokenLogprob> kNone;
+  return i < tops.size() ? tops[i] : kNone;
+}
+
 class OpenAiExchange : public Exchange {
  public:
   OpenAiExchange(std::string id, std::int64_t created_s, std::string model)
@@ -132,19 +138,26 @@ class Completion final : public OpenAiExchange {
   }
 
   std::string StreamToken(std::size_t index, const TokenEvent& event) override {
-    std::string text;
-    if (echo_ && Unsent(index, event.sequence)) text = PromptText(index);
-    text += event.text;
-    const bool logprobs = requests_[index].sampling.logprobs >= 0;
-    if (text.empty() && !logprobs) return {};
-    return Chunk(index, event.sequence, text, logprobs ? TokenLogprobs(index, event) : json::value(nullptr),
-                 nullptr);
+    StreamState& state = StateOf(index, event.sequence);
+    const bool echo = echo_ && !state.started;
+    state.started = true;
+    const std::string text = (echo ? PromptText(index) : std::string()) + event.text;
+    if (requests_[index].sampling.logprobs < 0)
+      return text.empty() ? std::string() : Chunk(index, event.sequence, text, nullptr, nullptr);
+    Lists lists;
+    lists.offset = state.offset;
+    if (echo) AddPromptLogprobs(index, lists);
+    lists.Add(event.token, event.top_logprobs, true);
+    state.offset = lists.offset;
+    return Chunk(index, event.sequence, text, std::move(lists).Finish(), nullptr);
   }
 
   std::string StreamSequence(std::size_t index, const SequenceEvent& event) override {
-    std::string text = event.text_tail;
-    if (echo_ && Unsent(index, event.sequence)) text.insert(0, PromptText(index));
-    return Chunk(index, event.sequence, text, nullptr, json::value(FinishReasonName(event.reason)));
+    // Without any token before it, as under beam search, the sequence brings everything.
+    const bool whole = !std::exchange(StateOf(index, event.sequence).started, true);
+    const std::string text = (whole && echo_ ? PromptText(index) : std::string()) + event.text_tail;
+    return Chunk(index, event.sequence, text, whole ? ChoiceLogprobs(index, event) : json::value(nullptr),
+                 json::value(FinishReasonName(event.reason)));
   }
 
   std::string StreamEnd() override { return EndOfStream("text_completion"); }
@@ -200,6 +213,8 @@ class Completion final : public OpenAiExchange {
         ids.push_back(token);
       }
       request.prompt = std::move(ids);
+      // What ids spell comes with their logprobs.
+      if (echo_) request.sampling.prompt_logprobs = true;
     } else {
       return Fail(ErrorCode::kInvalidArgument,
                   "\"prompt\" must be a text, texts, token ids or lists of token ids");
@@ -218,12 +233,16 @@ class Completion final : public OpenAiExchange {
     return ReplaceInvalidUtf8(bytes);
   }
 
-  bool Unsent(std::size_t index, int sequence) {
+  // Of one choice.
+  struct StreamState {
+    bool started = false;     // something has been sent, with echo the prompt too
+    std::int64_t offset = 0;  // of the next token's text, in characters
+  };
+
+  StreamState& StateOf(std::size_t index, int sequence) {
     const auto choice = static_cast<std::size_t>(ChoiceIndex(index, sequence));
-    if (sent_.size() <= choice) sent_.resize(choice + 1, false);
-    const bool unsent = !sent_[choice];
-    sent_[choice] = true;
-    return unsent;
+    if (states_.size() <= choice) states_.resize(choice + 1);
+    return states_[choice];
   }
 
   std::string Chunk(std::size_t index, int sequence, const std::string& text, json::value logprobs,
@@ -272,29 +291,20 @@ class Completion final : public OpenAiExchange {
   json::value ChoiceLogprobs(std::size_t index, const SequenceEvent& sequence) const {
     if (requests_[index].sampling.logprobs < 0) return nullptr;
     Lists lists;
-    static const std::vector<TokenLogprob> kNone;
-    if (echo_) {
-      const PromptEvent& prompt = collected_[index].prompt;
-      for (std::size_t i = 0; i < prompt.logprobs.size(); ++i) {
-        lists.Add(prompt.logprobs[i], i < prompt.top_logprobs.size() ? prompt.top_logprobs[i] : kNone,
-                  /*known=*/i > 0);
-      }
-    }
-    for (std::size_t i = 0; i < sequence.logprobs.size(); ++i) {
-      lists.Add(sequence.logprobs[i], i < sequence.top_logprobs.size() ? sequence.top_logprobs[i] : kNone,
-                true);
-    }
+    if (echo_) AddPromptLogprobs(index, lists);
+    for (std::size_t i = 0; i < sequence.logprobs.size(); ++i)
+      lists.Add(sequence.logprobs[i], TopAt(sequence.top_logprobs, i), true);
     return std::move(lists).Finish();
   }
 
-  json::value TokenLogprobs(std::size_t /*index*/, const TokenEvent& event) const {
-    Lists lists;
-    lists.Add(event.token, event.top_logprobs, true);
-    return std::move(lists).Finish();
+  void AddPromptLogprobs(std::size_t index, Lists& lists) const {
+    const PromptEvent& prompt = collected_[index].prompt;
+    for (std::size_t i = 0; i < prompt.logprobs.size(); ++i)
+      lists.Add(prompt.logprobs[i], TopAt(prompt.top_logprobs, i), /*known=*/i > 0);
   }
 
   bool echo_ = false;
-  std::vector<bool> sent_;  // by choice: its prompt has been streamed
+  std::vector<StreamState> states_;  // by choice
 };
 
 // --- /v1/chat/completions
@@ -393,7 +403,7 @@ class ChatCompletion final : public OpenAiExchange {
       if (requests_.front().sampling.logprobs >= 0) {
         json::array content;
         for (std::size_t i = 0; i < sequence.logprobs.size(); ++i)
-          content.push_back(Entry(sequence.logprobs[i], sequence.top_logprobs[i]));
+          content.push_back(Entry(sequence.logprobs[i], TopAt(sequence.top_logprobs, i)));
         choice["logprobs"] = {{"content", std::move(content)}};
       }
       choices.push_back(std::move(choice));

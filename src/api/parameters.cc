@@ -9,7 +9,7 @@ namespace {
 
 // Arguments of transformers' generate() and pipeline() that callers send and that do not change which tokens
 // come out here.
-constexpr std::array<std::string_view, 12> kIgnored = {"use_cache",
+constexpr std::array<std::string_view, 10> kIgnored = {"use_cache",
                                                        "pad_token_id",
                                                        "bos_token_id",
                                                        "return_dict_in_generate",
@@ -18,9 +18,7 @@ constexpr std::array<std::string_view, 12> kIgnored = {"use_cache",
                                                        "output_hidden_states",
                                                        "synced_gpus",
                                                        "clean_up_tokenization_spaces",
-                                                       "batch_size",
-                                                       "watermark",
-                                                       "grammar"};
+                                                       "batch_size"};
 
 constexpr double kHuge = 1e6;  // above any sensible penalty or temperature, and finite
 
@@ -131,6 +129,12 @@ Result<bool> SetHf(std::string_view name, const json::value& value, HfParameters
     ASSIGN_OR_RETURN(p.stop, StopStrings(name, value));
     return true;
   }
+  if (name == "watermark") {
+    ASSIGN_OR_RETURN(const bool watermark, BoolValue(name, value));
+    if (watermark) return Fail(ErrorCode::kUnsupported, "\"watermark\" is not supported");
+    return true;
+  }
+  if (name == "grammar") return Fail(ErrorCode::kUnsupported, "\"grammar\" is not supported");
   return SetShared(name, value, p);
 }
 

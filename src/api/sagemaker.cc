@@ -9,8 +9,11 @@
 namespace bloomery {
 namespace {
 
-bool IsJson(std::string_view content_type, std::string_view body) {
-  if (content_type.starts_with("application/json") || content_type.find("+json") != std::string_view::npos)
+bool IsJson(std::string_view sent_content_type, std::string_view body) {
+  std::string content_type(sent_content_type);  // media types are case-insensitive
+  std::transform(content_type.begin(), content_type.end(), content_type.begin(),
+                 [](char c) { return c >= 'A' && c <= 'Z' ? static_cast<char>(c - 'A' + 'a') : c; });
+  if (content_type.starts_with("application/json") || content_type.find("+json") != std::string::npos)
     return true;
   if (!content_type.empty()) return false;
   const std::size_t first = body.find_first_not_of(" \t\r\n");

@@ -24,13 +24,18 @@ class Tgi final : public Exchange {
     HfParameters parameters;
     for (const auto& [name, value] : body) {
       if (name == "inputs" || value.is_null()) continue;
-      if (name == "parameters" && value.is_object()) {
+      if (name == "parameters") {
+        if (!value.is_object()) return Fail(ErrorCode::kInvalidArgument, "\"parameters\" must be an object");
         ASSIGN_OR_RETURN(parameters, ParseHfParameters(value.get_object(), {.warpers_imply_sampling = true}));
       } else if (name == "stream" && mode == TgiMode::kByField) {
         ASSIGN_OR_RETURN(exchange->streaming_, BoolValue(name, value));
       } else {
         return Fail(ErrorCode::kInvalidArgument, "unknown field \"{}\"", std::string_view(name));
       }
+    }
+    if (parameters.sampling.num_return_sequences > 1) {
+      return Fail(ErrorCode::kInvalidArgument,
+                  "\"num_return_sequences\" above 1 has no place in this answer");
     }
     generation.sampling = std::move(parameters.sampling);
     generation.truncate_prompt_tokens = parameters.output.truncate;

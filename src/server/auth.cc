@@ -3,9 +3,21 @@
 #include <openssl/crypto.h>
 #include <openssl/sha.h>
 
+#include <algorithm>
+
 #include "base/mapped_file.h"
 
 namespace bloomery {
+namespace {
+
+// Names of authentication schemes are case-insensitive (RFC 9110, 11.1).
+bool StartsWithIgnoringCase(std::string_view text, std::string_view lower_case) {
+  const auto lower = [](char c) { return c >= 'A' && c <= 'Z' ? static_cast<char>(c - 'A' + 'a') : c; };
+  return text.size() >= lower_case.size() && std::equal(lower_case.begin(), lower_case.end(), text.begin(),
+                                                        [&](char a, char b) { return a == lower(b); });
+}
+
+}  // namespace
 
 ApiKeys::ApiKeys(const std::vector<std::string>& keys) {
   for (const std::string& key : keys) digests_.push_back(Sha256(key));
@@ -26,9 +38,10 @@ bool ApiKeys::Knows(std::string_view key) const {
 }
 
 bool ApiKeys::Allows(std::string_view authorization, std::string_view x_api_key) const {
-  static constexpr std::string_view kBearer = "Bearer ";
+  static constexpr std::string_view kBearer = "bearer ";
   if (!required()) return true;
-  if (authorization.starts_with(kBearer) && Knows(authorization.substr(kBearer.size()))) return true;
+  if (StartsWithIgnoringCase(authorization, kBearer) && Knows(authorization.substr(kBearer.size())))
+    return true;
   return !x_api_key.empty() && Knows(x_api_key);
 }
 
@@ -40,6 +53,7 @@ Result<std::vector<std::string>> ReadApiKeys(const std::filesystem::path& path) 
     const std::size_t end = std::min(rest.find('\n'), rest.size());
     std::string_view line = rest.substr(0, end);
     rest.remove_prefix(std::min(end + 1, rest.size()));
+    line.remove_prefix(std::min(line.find_first_not_of(" \t"), line.size()));
     while (!line.empty() && (line.back() == '\r' || line.back() == ' ' || line.back() == '\t'))
       line.remove_suffix(1);
     if (!line.empty() && !line.starts_with('#')) keys.emplace_back(line);

@@ -29,8 +29,8 @@ class ApiKeys {
   std::vector<Digest> digests_;
 };
 
-// One key a line; blank lines and lines that start with # are skipped. A file without any is an error, lest a
-// server be open by mistake.
+// One key a line, without the white space around it; blank lines and lines that start with # are skipped. A
+// file without any is an error, lest a server be open by mistake.
 Result<std::vector<std::string>> ReadApiKeys(const std::filesystem::path& path);
 
 }  // namespace bloomery

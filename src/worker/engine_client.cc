@@ -52,6 +52,28 @@ Result<pid_t> SpawnProcess(const std::vector<std::string>& command, int child_fd
   return pid;
 }
 
+// A continuing process knows the earlier tokens, but not what they were likely to be. Where it started anew,
+// under beam search for one, there are no such tokens.
+void TakeLogprobs(const std::vector<TokenEvent>& delivered, SequenceEvent& sequence) {
+  if (delivered.empty()) return;
+  sequence.logprobs.clear();
+  sequence.top_logprobs.clear();
+  for (const TokenEvent& event : delivered) {
+    sequence.logprobs.push_back(event.token);
+    sequence.top_logprobs.push_back(event.top_logprobs);
+  }
+}
+
+std::int64_t MsSince(std::chrono::steady_clock::time_point start) {
+  return std::chrono::duration_cast<std::chrono::milliseconds>(std::chrono::steady_clock::now() - start)
+      .count();
+}
+
+Error DeadlineExceeded(std::int64_t deadline_ms) {
+  return {ErrorCode::kDeadlineExceeded,
+          fmt::format("not finished within its deadline of {} ms", deadline_ms)};
+}
+
 bool IsLast(const GenerationEvent& event) {
   return std::holds_alternative<DoneEvent>(event) || std::holds_alternative<FailedEvent>(event);
 }
@@ -75,12 +97,13 @@ void EngineClient::Start() {
 
 void EngineClient::Stop() {
   state_ = State::kStopped;
+  status_text_ = "the server is shutting down";
   ++generation_;
   boost::system::error_code ignored;
   socket_.close(ignored);
   timer_.cancel();
   if (pid_ > 0) ::kill(pid_, SIGKILL);  // it holds nothing that must be saved
-  FailAll(ErrorCode::kUnavailable, "the server is shutting down");
+  FailAll(ErrorCode::kUnavailable, status_text_);
 }
 
 void EngineClient::Spawn() {
@@ -156,13 +179,32 @@ std::uint64_t EngineClient::Submit(GenerationRequest request, Handler handler) {
   Pending& pending = requests_[id];
   pending.request = std::move(request);
   pending.handler = std::move(handler);
+  pending.submitted = std::chrono::steady_clock::now();
+  pending.deadline_ms = pending.request.deadline_ms;
+  if (pending.deadline_ms > 0) WatchDeadline(id, pending);
   if (state_ == State::kReady) {
-    ++pending.attempts;
-    Send(SubmitMessage{pending.request});
+    SendRequest(pending);
   } else if (state_ == State::kFailed || state_ == State::kStopped) {
     asio::post(io_, [this, id] { Deliver(id, FailedEvent{{ErrorCode::kUnavailable, status_text_}}); });
   }
   return id;
+}
+
+void EngineClient::SendRequest(Pending& pending) {
+  ++pending.attempts;
+  // The engine counts from when it gets the request.
+  if (pending.deadline_ms > 0)
+    pending.request.deadline_ms = std::max<std::int64_t>(pending.deadline_ms - MsSince(pending.submitted), 1);
+  Send(SubmitMessage{pending.request});
+}
+
+// A running engine keeps the deadline itself; this is for while there is none.
+void EngineClient::WatchDeadline(std::uint64_t id, Pending& pending) {
+  pending.deadline.emplace(io_, pending.submitted + std::chrono::milliseconds(pending.deadline_ms));
+  pending.deadline->async_wait(
+      [this, id, deadline_ms = pending.deadline_ms](boost::system::error_code error) {
+        if (!error && state_ != State::kReady) Deliver(id, FailedEvent{DeadlineExceeded(deadline_ms)});
+      });
 }
 
 void EngineClient::Cancel(std::uint64_t id) {
@@ -187,19 +229,11 @@ void EngineClient::OnEvent(std::uint64_t id, GenerationEvent event) {
     } else {
       pending.several_started = true;
     }
-  } else if (auto* sequence = std::get_if<SequenceEvent>(&event);
-             sequence != nullptr && pending.attempts > 1) {
-    // The continuing process knows the earlier tokens, but not what they were likely to be.
-    std::vector<TokenLogprob> logprobs;
-    std::vector<std::vector<TokenLogprob>> tops;
-    for (const TokenEvent& delivered : pending.tokens) {
-      logprobs.push_back(delivered.token);
-      tops.push_back(delivered.top_logprobs);
-    }
-    if (pending.request.sampling.logprobs >= 0) {
-      sequence->logprobs = std::move(logprobs);
-      sequence->top_logprobs = std::move(tops);
-    }
+  } else if (auto* sequence = std::get_if<SequenceEvent>(&event)) {
+    // The process before may have died between this and the request's end.
+    if (!pending.completed.insert(sequence->sequence).second) return;
+    if (pending.attempts > 1 && pending.request.sampling.logprobs >= 0)
+      TakeLogprobs(pending.tokens, *sequence);
   }
   Deliver(id, std::move(event));
 }
@@ -279,30 +313,31 @@ void EngineClient::ScheduleRestart() {
 }
 
 void EngineClient::Resubmit() {
-  std::vector<std::uint64_t> hopeless;
+  std::vector<std::pair<std::uint64_t, Error>> hopeless;
   for (auto& [id, pending] : requests_) {
-    if (!PrepareForRetry(pending)) {
-      hopeless.push_back(id);
-      continue;
+    if (const Status prepared = PrepareForRetry(pending); !prepared) {
+      hopeless.emplace_back(id, prepared.error());
+    } else {
+      SendRequest(pending);
     }
-    ++pending.attempts;
-    Send(SubmitMessage{pending.request});
   }
-  for (const std::uint64_t id : hopeless) {
-    Deliver(id, FailedEvent{{ErrorCode::kUnavailable,
-                             "the engine was restarted while it worked on this request; send it again"}});
-  }
+  for (const auto& [id, error] : hopeless) Deliver(id, FailedEvent{error});
 }
 
-bool EngineClient::PrepareForRetry(Pending& pending) const {
-  if (pending.attempts >= options_.max_attempts || pending.several_started) return false;
+Status EngineClient::PrepareForRetry(Pending& pending) const {
+  if (pending.attempts >= options_.max_attempts || pending.several_started) {
+    return Fail(ErrorCode::kUnavailable,
+                "the engine was restarted while it worked on this request; send it again");
+  }
+  if (pending.deadline_ms > 0 && MsSince(pending.submitted) >= pending.deadline_ms)
+    return std::unexpected(DeadlineExceeded(pending.deadline_ms));
   // All but the last token: that one is drawn again, so that whatever it ended (the text, perhaps) ends
   // again.
   pending.request.resume_tokens.clear();
   for (const TokenEvent& token : pending.tokens) pending.request.resume_tokens.push_back(token.token.id);
   pending.replayed = pending.tokens.empty() ? 0 : 1;
   if (pending.replayed > 0) pending.request.resume_tokens.pop_back();
-  return true;
+  return {};
 }
 
 void EngineClient::FailAll(ErrorCode code, const std::string& message) {

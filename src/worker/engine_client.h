@@ -19,6 +19,7 @@
 #include <map>
 #include <memory>
 #include <optional>
+#include <set>
 #include <string>
 #include <vector>
 
@@ -76,6 +77,10 @@ class EngineClient {
     std::vector<TokenEvent> tokens;  // delivered so far, with num_return_sequences = 1
     int replayed = 0;                // tokens that a continuation produces again, not to be delivered twice
     bool several_started = false;    // tokens of one of several sequences were delivered
+    std::set<int> completed;         // sequences whose end was delivered
+    std::chrono::steady_clock::time_point submitted;
+    std::int64_t deadline_ms = 0;  // as asked for; the request's own shrinks with each attempt
+    std::optional<boost::asio::steady_timer> deadline;
   };
 
   void Spawn();
@@ -83,12 +88,14 @@ class EngineClient {
   void OnMessage(WorkerMessage message);
   void OnEvent(std::uint64_t id, GenerationEvent event);
   void Send(const WorkerMessage& message);
+  void SendRequest(Pending& pending);
+  void WatchDeadline(std::uint64_t id, Pending& pending);
   void WriteNext();
   void OnSocketClosed(const std::string& why);
   void Reap();
   void ScheduleRestart();
   void Resubmit();
-  bool PrepareForRetry(Pending& pending) const;
+  Status PrepareForRetry(Pending& pending) const;
   void FailAll(ErrorCode code, const std::string& message);
   void Deliver(std::uint64_t id, GenerationEvent event);
 
