@@ -87,7 +87,7 @@ std::vector<GenerationRequest> RandomMix(std::mt19937& generator, std::size_t co
     requests.push_back(i % 2 == 0 ? MakeRequest(prompt, new_tokens)
                                   : Sampled(prompt, new_tokens, generator()));
     requests.back().cache_salt = generator() % 2;
-    requests.back().priority = static_cast<int>(generator() % 3);
+    requests.back().sampling.priority = static_cast<int>(generator() % 3);
   }
   return requests;
 }
@@ -174,7 +174,7 @@ TEST_F(EngineBehaviour, UrgentRequestsGoFirst) {
   std::vector<std::shared_ptr<CollectingSink>> sinks;
   for (const int priority : {5, 0, -3}) {
     GenerationRequest request = MakeRequest({8, 9}, 20);
-    request.priority = priority;
+    request.sampling.priority = priority;
     sinks.push_back(Start(*engine, request));
   }
   for (const auto& sink : sinks) sink->Wait();

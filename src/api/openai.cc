@@ -52,14 +52,18 @@ class OpenAiExchange : public Exchange {
   json::object Usage() const {
     std::int64_t prompt = 0;
     std::int64_t completion = 0;
+    std::int64_t cached = 0;
     for (const Collected& one : collected_) {
       if (!one.done) continue;
       prompt += one.done->prompt_tokens;
+      cached += one.done->cached_tokens;
       for (const SequenceEvent& sequence : one.sequences)
         completion += static_cast<std::int64_t>(sequence.token_ids.size());
     }
-    return {
+    json::object usage{
         {"prompt_tokens", prompt}, {"completion_tokens", completion}, {"total_tokens", prompt + completion}};
+    if (cached > 0) usage["prompt_tokens_details"] = {{"cached_tokens", cached}};
+    return usage;
   }
 
   std::string EndOfStream(std::string_view object) const {

@@ -100,6 +100,7 @@ Result<bool> SetShared(std::string_view name, const json::value& value, Sampling
   if (name == "num_beams") return done(SetInt(name, value, 1, kMaxSequences, p.num_beams));
   if (name == "length_penalty") return done(SetFloat(name, value, -kHuge, kHuge, p.length_penalty));
   if (name == "early_stopping") return done(SetEarlyStopping(value, p.early_stopping));
+  if (name == "priority") return done(SetInt(name, value, -kMaxTokens, kMaxTokens, p.priority));
   if (name == "best_of") return done(SetInt(name, value, 1, kMaxSequences, p.best_of));
   return false;
 }

@@ -106,6 +106,15 @@ void CheckInts(const std::vector<IntField>& fields, const Parse& parse) {
 TEST(Parameters, IntegersOfHuggingFace) { CheckInts(HfInts(), Hf); }
 TEST(Parameters, IntegersOfOpenAi) { CheckInts(OpenAiInts(), OpenAiAsHf); }
 
+TEST(Parameters, PriorityMayBeNegativeInBothSpellings) {
+  for (const Parse& parse : {Parse(Hf), Parse(OpenAiAsHf)}) {
+    EXPECT_EQ(parse("priority", "-7")->sampling.priority, -7);
+    EXPECT_EQ(parse("priority", "3")->sampling.priority, 3);
+    ExpectRefused(parse("priority", "1.5"), "priority", "1.5");
+    ExpectRefused(parse("priority", "99999999"), "priority", "99999999");
+  }
+}
+
 TEST(Parameters, TopKMinusOneIsOffInBothSpellings) {
   EXPECT_EQ(Hf("top_k", "-1")->sampling.top_k, 0);
   EXPECT_EQ(Hf("top_k", "50")->sampling.top_k, 50);

@@ -65,7 +65,7 @@ inline PromptEvent Prompt(std::vector<std::int32_t> ids = {1, 2}, std::uint64_t 
   return {std::move(ids), {}, {}, seed};
 }
 inline DoneEvent Done(std::int64_t prompt_tokens = 2, std::int64_t generated_tokens = 2) {
-  return {prompt_tokens, generated_tokens, 1, 2, 3};
+  return {prompt_tokens, generated_tokens, /*cached_tokens=*/0, 1, 2, 3};
 }
 
 // Feeds one request's events; what was streamed meanwhile, piece by piece.

@@ -40,7 +40,8 @@ void AddModelFlags(CLI::App& command, ModelFlags& flags, bool with_shapes) {
       .add_option("--dtype", flags.dtype,
                   "Weights in memory: auto (the checkpoint's own), f32, bf16, f16, int8 or int4")
       ->capture_default_str();
-  command.add_option("--kv-dtype", flags.kv_dtype, "KV cache: auto, f32, bf16 or f16")->capture_default_str();
+  command.add_option("--kv-dtype", flags.kv_dtype, "KV cache: auto, f32, bf16, f16 or int8")
+      ->capture_default_str();
   command.add_option("--threads", flags.threads, "Compute threads; 0: every core this process may use")
       ->check(CLI::Range(0, 1024))
       ->capture_default_str();
@@ -94,8 +95,8 @@ Result<LoadOptions> ToLoadOptions(const ModelFlags& flags) {
   }
   ASSIGN_OR_RETURN(options.dtype, DTypeFlag(flags.dtype));
   ASSIGN_OR_RETURN(options.kv_dtype, DTypeFlag(flags.kv_dtype));
-  if (options.kv_dtype && SizeOf(*options.kv_dtype) < 2)
-    return Fail(ErrorCode::kInvalidArgument, "--kv-dtype must be auto, f32, bf16 or f16");
+  if (options.kv_dtype == DType::kI4)
+    return Fail(ErrorCode::kInvalidArgument, "--kv-dtype must be auto, f32, bf16, f16 or int8");
   if (!flags.kv_cache_memory.empty()) {
     ASSIGN_OR_RETURN(options.kv_cache_bytes, ParseBytes(flags.kv_cache_memory));
   }

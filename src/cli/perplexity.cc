@@ -22,6 +22,14 @@ struct PerplexityFlags {
 struct Score {
   double mean_nll = 0;
   std::int64_t tokens = 0;
+  std::vector<std::int32_t> likeliest;  // the model's first choice at each position
+
+  // Share of positions at which both choose the same.
+  double AgreementWith(const Score& other) const {
+    std::size_t same = 0;
+    for (std::size_t i = 0; i < likeliest.size(); ++i) same += likeliest[i] == other.likeliest[i] ? 1 : 0;
+    return static_cast<double>(same) / static_cast<double>(likeliest.size());
+  }
 };
 
 // A .json file is a list of texts, windows never cross from one into the next; anything else is one text.
@@ -68,9 +76,12 @@ Result<Score> ScoreTexts(Engine& engine, const std::vector<std::string>& texts, 
     request.prompt = windows[i];
     request.sampling.max_new_tokens = 0;
     request.sampling.prompt_logprobs = true;
+    request.sampling.logprobs = 1;
     ASSIGN_OR_RETURN(const Completed completed, RunRequest(engine, std::move(request)));
-    for (std::size_t t = 1; t < completed.prompt.logprobs.size(); ++t)
+    for (std::size_t t = 1; t < completed.prompt.logprobs.size(); ++t) {
       score.mean_nll -= static_cast<double>(completed.prompt.logprobs[t].logprob);
+      score.likeliest.push_back(completed.prompt.top_logprobs[t].front().id);
+    }
     score.tokens += window - 1;
   }
   score.mean_nll /= static_cast<double>(score.tokens);
@@ -87,22 +98,26 @@ Status Perplexity(PerplexityFlags flags) {
   ASSIGN_OR_RETURN(const std::vector<std::string> texts, ReadTexts(flags.text));
   const InterruptGuard guard;
   json::array rows;
-  double baseline = 0;
+  std::optional<Score> baseline;
   for (const std::string& dtype : flags.dtypes) {
     flags.model.dtype = dtype;
     ASSIGN_OR_RETURN(const Session session, OpenSession(flags.model));
     ASSIGN_OR_RETURN(const Score score, ScoreTexts(*session.engine, texts, flags.window));
+    if (!baseline) baseline = score;
     const double perplexity = std::exp(score.mean_nll);
-    if (baseline == 0) baseline = perplexity;
-    const double loss = perplexity / baseline - 1;
-    if (!flags.json)
-      fmt::print("{:<5} perplexity {:.4f}  ({:+.3f}% against {}, {} tokens)\n", dtype, perplexity, 100 * loss,
-                 flags.dtypes.front(), score.tokens);
+    const double loss = std::exp(score.mean_nll - baseline->mean_nll) - 1;
+    const double agreement = score.AgreementWith(*baseline);
+    if (!flags.json) {
+      fmt::print(
+          "{:<5} perplexity {:.4f}  ({:+.3f}% against {}; same first choice at {:.2f}% of {} tokens)\n",
+          dtype, perplexity, 100 * loss, flags.dtypes.front(), 100 * agreement, score.tokens);
+    }
     rows.push_back({{"dtype", dtype},
                     {"perplexity", perplexity},
                     {"mean_nll", score.mean_nll},
                     {"tokens", score.tokens},
-                    {"loss", loss}});
+                    {"loss", loss},
+                    {"agreement", agreement}});
   }
   if (flags.json) fmt::print("{}\n", json::serialize(rows));
   return {};

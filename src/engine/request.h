@@ -47,6 +47,8 @@ struct SamplingParams {
   int num_return_sequences = 1;  // OpenAI's n
   int best_of = 0;  // sampled candidates of which the best num_return_sequences are kept; 0: the same number
 
+  int priority = 0;  // smaller goes first, equals in order of arrival (vLLM's extension of the OpenAI API)
+
   int logprobs = -1;             // -1: none; k ≥ 0: the chosen token's, and the k most likely
   bool prompt_logprobs = false;  // also for the prompt's own tokens (echo, decoder_input_details)
 };
@@ -58,8 +60,7 @@ struct GenerationRequest {
   int truncate_prompt_tokens = 0;  // keep only the last so many prompt tokens; 0: all
   SamplingParams sampling;
   std::int64_t deadline_ms =
-      0;             // from submission; 0: none. Past it the request fails with kDeadlineExceeded.
-  int priority = 0;  // smaller goes first; equals in order of arrival
+      0;  // from submission; 0: none. Past it the request fails with kDeadlineExceeded.
   // Keys and values of a prompt's beginning are reused only among requests with the same salt, so that nobody
   // can tell from its speed what others have sent.
   std::uint64_t cache_salt = 0;

@@ -16,18 +16,18 @@ using Groups = std::list<std::unique_ptr<Group>>;
 // Behind all that are at least as urgent.
 Groups::iterator PlaceBehindEquals(Groups& groups, int priority) {
   return std::find_if(groups.begin(), groups.end(),
-                      [&](const auto& group) { return group->request.priority > priority; });
+                      [&](const auto& group) { return group->request.sampling.priority > priority; });
 }
 
 Groups::iterator PlaceBeforeEquals(Groups& groups, int priority) {
   return std::find_if(groups.begin(), groups.end(),
-                      [&](const auto& group) { return group->request.priority >= priority; });
+                      [&](const auto& group) { return group->request.sampling.priority >= priority; });
 }
 
 }  // namespace
 
 void Scheduler::Add(std::unique_ptr<Group> group) {
-  const auto place = PlaceBehindEquals(waiting_, group->request.priority);
+  const auto place = PlaceBehindEquals(waiting_, group->request.sampling.priority);
   waiting_.insert(place, std::move(group));
 }
 
@@ -82,7 +82,7 @@ bool Scheduler::ReserveDecode(Group& group) {
 bool Scheduler::PreemptYoungest(const Group& keep) {
   if (running_.empty() || running_.back().get() == &keep) return false;
   running_.back()->DropKv();
-  const auto place = PlaceBeforeEquals(waiting_, running_.back()->request.priority);
+  const auto place = PlaceBeforeEquals(waiting_, running_.back()->request.sampling.priority);
   waiting_.splice(place, running_, std::prev(running_.end()));
   ++preemptions_;
   return true;
@@ -113,7 +113,7 @@ void Scheduler::Admit(std::vector<WorkItem>& items, std::int64_t& budget) {
     }
     if (!group.started) group.cached_tokens = group.sequences.front().computed;
     sequences += group.width();
-    const auto place = PlaceBehindEquals(running_, group.request.priority);
+    const auto place = PlaceBehindEquals(running_, group.request.sampling.priority);
     running_.splice(place, waiting_, waiting_.begin());
     PlanPrefill(group, items, budget);
   }

@@ -37,9 +37,14 @@ struct Sequence {
   std::vector<float> v;
 };
 
-float Rounded(float value, DType dtype) {
-  if (dtype == DType::kF16) return F16ToF32(F32ToF16(value));
-  return dtype == DType::kBF16 ? BF16ToF32(F32ToBF16(value)) : value;
+// Element d of a head's key or value, as the cache holds it.
+float Rounded(const float* head, int head_dim, int d, DType dtype) {
+  if (dtype == DType::kF16) return F16ToF32(F32ToF16(head[d]));
+  if (dtype == DType::kBF16) return BF16ToF32(F32ToBF16(head[d]));
+  if (dtype != DType::kI8) return head[d];
+  float absmax = 0;
+  for (int i = 0; i < head_dim; ++i) absmax = std::max(absmax, std::fabs(head[i]));
+  return std::nearbyint(head[d] * (127.0F / absmax)) * (absmax / 127.0F);
 }
 
 std::vector<float> Slopes(const Case& c) {
@@ -64,7 +69,7 @@ std::vector<double> Expected(const Case& c, const Sequence& s, std::int64_t row)
       double dot = 0;
       for (int d = 0; d < c.head_dim; ++d) {
         dot += static_cast<double>(s.q[static_cast<std::size_t>((row * c.heads + head) * c.head_dim + d)]) *
-               static_cast<double>(Rounded(s.k[kv_at(key, d)], c.dtype));
+               static_cast<double>(Rounded(&s.k[kv_at(key, 0)], c.head_dim, d, c.dtype));
       }
       const double bias =
           c.alibi ? static_cast<double>(slopes[static_cast<std::size_t>(head)]) * static_cast<double>(key)
@@ -78,7 +83,7 @@ std::vector<double> Expected(const Case& c, const Sequence& s, std::int64_t row)
       double value = 0;
       for (std::int64_t key = 0; key <= row; ++key) {
         value += weights[static_cast<std::size_t>(key)] / sum *
-                 static_cast<double>(Rounded(s.v[kv_at(key, d)], c.dtype));
+                 static_cast<double>(Rounded(&s.v[kv_at(key, 0)], c.head_dim, d, c.dtype));
       }
       out.push_back(value);
     }
@@ -140,7 +145,7 @@ class AttentionTest : public IsaTest {};
 TEST_P(AttentionTest, AgreesWithDoublePrecision) {
   const auto device = MakeDevice();
   for (const int head_dim : {1, 12, 16, 20, 64, 80}) {
-    for (const DType dtype : {DType::kF32, DType::kF16, DType::kBF16}) {
+    for (const DType dtype : {DType::kF32, DType::kF16, DType::kBF16, DType::kI8}) {
       const Case c{.head_dim = head_dim, .dtype = dtype, .alibi = head_dim != 64};
       const Sequence s(c, 150, static_cast<std::uint64_t>(head_dim));
       const auto cache = MakeCache(*device, c, 10);
@@ -153,7 +158,7 @@ TEST_P(AttentionTest, AgreesWithDoublePrecision) {
 }
 
 TEST_P(AttentionTest, BitsDependNeitherOnChunksNorOnBlocksNorOnThreads) {
-  for (const DType dtype : {DType::kF32, DType::kF16, DType::kBF16}) {
+  for (const DType dtype : {DType::kF32, DType::kF16, DType::kBF16, DType::kI8}) {
     const Case c{.head_dim = 36, .dtype = dtype};
     const Sequence s(c, 300, 5);
     std::vector<float> whole;
@@ -222,7 +227,7 @@ TEST_P(AttentionTest, SequencesOfOneStepDoNotMixAndStaleSlotsDoNotShow) {
 }
 
 TEST_P(AttentionTest, ACopiedBlockServesAForkedSequence) {
-  for (const DType dtype : {DType::kF32, DType::kF16}) {
+  for (const DType dtype : {DType::kF32, DType::kF16, DType::kI8}) {
     const Case c{.head_dim = 12, .dtype = dtype};
     const auto device = MakeDevice();
     const auto cache = MakeCache(*device, c, 6);
@@ -276,7 +281,7 @@ TEST(KvCacheTest, HostileSizesAreErrors) {
   EXPECT_EQ(make(good, 0), "invalid_argument");
   EXPECT_EQ(make({.layers = 0, .heads = 2, .head_dim = 4}, 1), "invalid_argument");
   EXPECT_EQ(make({.layers = 1, .heads = -2, .head_dim = 4}, 1), "invalid_argument");
-  EXPECT_EQ(make({.layers = 1, .heads = 2, .head_dim = 4, .dtype = DType::kI8}, 1), "invalid_argument");
+  EXPECT_EQ(make({.layers = 1, .heads = 2, .head_dim = 4, .dtype = DType::kI4}, 1), "invalid_argument");
   EXPECT_EQ(make({.layers = most, .heads = most, .head_dim = most}, 1), "too_large");
   EXPECT_EQ(make(good, std::numeric_limits<std::int64_t>::max()), "too_large");
   const auto huge = (*device)->AllocateKvCache(good, std::int64_t{1} << 40U);

@@ -116,7 +116,7 @@ struct LayerNormRow {
 };
 
 // One query row and head over keys [0, keys). Keys: [block][…][head_dim][16]; values:
-// [block][…][16][head_dim].
+// [block][…][16][head_dim]; in int8 each followed by the 16 tokens' f32 scales.
 struct AttentionRow {
   const float* q;        // [head_dim]
   float* out;            // [head_dim]
@@ -136,7 +136,7 @@ struct KernelTable {
   void (*epilogue)(const LinearEpilogue&);
   void (*quantize_row)(const QuantizeRow&);
   void (*layer_norm_row)(const LayerNormRow&);
-  void (*attention_row[3])(const AttentionRow&);  // by the cache's KernelType: f32, f16, bf16
+  void (*attention_row[4])(const AttentionRow&);  // by the cache's KernelType: f32, f16, bf16, int8
   void (*f32_to_f16)(const float* from, int64_t count, uint16_t* to);
   void (*f16_to_f32)(const void* from, int64_t count, float* to);  // `from` may be unaligned
   // Reads every byte with the widest loads and returns a checksum, so that no load can be left out.

@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <array>
 #include <cassert>
+#include <cmath>
 #include <cstring>
 #include <optional>
 
@@ -38,12 +39,12 @@ Result<std::unique_ptr<PagedKvCache>> PagedKvCache::Make(const KvCacheShape& sha
                 "[kv cache] expected positive sizes, got {} layers, {} heads, {} head dim, {} blocks",
                 shape.layers, shape.heads, shape.head_dim, blocks);
   }
-  if (shape.dtype != DType::kF32 && shape.dtype != DType::kF16 && shape.dtype != DType::kBF16) {
-    return Fail(ErrorCode::kInvalidArgument, "[kv cache] expected f32, f16 or bf16, got {}",
+  if (shape.dtype != DType::kF32 && shape.dtype != DType::kF16 && shape.dtype != DType::kBF16 &&
+      shape.dtype != DType::kI8) {
+    return Fail(ErrorCode::kInvalidArgument, "[kv cache] expected f32, f16, bf16 or int8, got {}",
                 DTypeName(shape.dtype));
   }
-  const std::uint64_t head_bytes =
-      static_cast<std::uint64_t>(shape.head_dim) * kKvTokens * SizeOf(shape.dtype);
+  const std::uint64_t head_bytes = shape.HeadBytes() * kKvTokens;
   const auto block_bytes = CheckedMul(head_bytes, static_cast<std::uint64_t>(shape.heads));
   const auto side = block_bytes ? SideBytes(shape, blocks, *block_bytes) : std::nullopt;
   const auto total = side ? CheckedMul(*side, 2) : std::nullopt;
@@ -69,6 +70,8 @@ KernelType KernelTypeOf(const PagedKvCache& cache) {
       return kTypeF16;
     case DType::kBF16:
       return kTypeBF16;
+    case DType::kI8:
+      return kTypeI8;
     default:
       return kTypeF32;
   }
@@ -117,6 +120,36 @@ void StoreHalfHead(const float* k, const float* v, int head_dim, std::int64_t to
   }
 }
 
+// One head's key or value in int8: symmetric, nearest even; slot(d) is where element d goes. A NaN or an
+// infinity makes the scale NaN, so that it reaches the output instead of vanishing. Returns the scale.
+template <typename Slot>
+float StoreInt8(const float* from, int head_dim, Slot slot) {
+  float absmax = 0;
+  float poison = 0;
+  for (int d = 0; d < head_dim; ++d) {
+    absmax = std::max(absmax, std::fabs(from[d]));
+    poison += from[d] * 0.0F;
+  }
+  const float inverse = absmax > kQuantFloor && poison == 0 ? 127.0F / absmax : 0.0F;
+  for (int d = 0; d < head_dim; ++d) {
+    const float value = inverse > 0 ? from[d] * inverse : 0.0F;
+    *slot(d) =
+        static_cast<std::int8_t>((value + 12582912.0F) - 12582912.0F);  // as RoundToInt of pack_source.cc
+  }
+  return absmax / 127.0F + poison;
+}
+
+void StoreInt8Head(const float* k, const float* v, int head_dim, std::int64_t token, std::byte* keys,
+                   std::byte* values) {
+  auto* key_slots = reinterpret_cast<std::int8_t*>(keys) + token;
+  auto* value_slots = reinterpret_cast<std::int8_t*>(values) + token * head_dim;
+  const auto scales_at = static_cast<std::size_t>(head_dim) * kKvTokens;
+  reinterpret_cast<float*>(keys + scales_at)[token] =
+      StoreInt8(k, head_dim, [=](int d) { return key_slots + d * kKvTokens; });
+  reinterpret_cast<float*>(values + scales_at)[token] =
+      StoreInt8(v, head_dim, [=](int d) { return value_slots + d; });
+}
+
 void ToBF16(const float* from, std::int64_t count, std::uint16_t* to) {
   std::transform(from, from + count, to, F32ToBF16);
 }
@@ -132,6 +165,8 @@ void StoreToken(const KernelTable& kernels, PagedKvCache& cache, int layer, cons
     const float* head_v = v + static_cast<std::int64_t>(head) * shape.head_dim;
     if (shape.dtype == DType::kF32) {
       ScatterHead(head_k, head_v, shape.head_dim, place.token, keys, values);
+    } else if (shape.dtype == DType::kI8) {
+      StoreInt8Head(head_k, head_v, shape.head_dim, place.token, keys, values);
     } else {
       StoreHalfHead(head_k, head_v, shape.head_dim, place.token, keys, values,
                     shape.dtype == DType::kF16 ? kernels.f32_to_f16 : ToBF16);

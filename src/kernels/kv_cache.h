@@ -3,6 +3,7 @@
 //
 //   keys    [layer][block][kv_head][head_dim][16 tokens]   16 scores come out of one chain of multiply-adds
 //   values  [layer][block][kv_head][16 tokens][head_dim]
+//   int8: each [kv_head] ends with the 16 tokens' scales in f32
 #pragma once
 
 #include <cstdint>
@@ -20,9 +21,9 @@ namespace bloomery {
 // Written and read by the device's operations only; one thread drives them.
 class PagedKvCache final : public KvCache {
  public:
-  // kInvalidArgument for a shape that is not positive or a dtype other than f32, f16, bf16; kTooLarge where
-  // sizes overflow; kOutOfMemory where it exceeds what the machine has left. Pages are touched as tokens
-  // come.
+  // kInvalidArgument for a shape that is not positive or a dtype other than f32, f16, bf16, int8; kTooLarge
+  // where sizes overflow; kOutOfMemory where it exceeds what the machine has left. Pages are touched as
+  // tokens come.
   static Result<std::unique_ptr<PagedKvCache>> Make(const KvCacheShape& shape, std::int64_t blocks,
                                                     int threads);
 

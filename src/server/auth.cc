@@ -4,6 +4,7 @@
 #include <openssl/sha.h>
 
 #include <algorithm>
+#include <cstring>
 
 #include "base/mapped_file.h"
 
@@ -29,20 +30,34 @@ ApiKeys::Digest ApiKeys::Sha256(std::string_view text) {
   return digest;
 }
 
-bool ApiKeys::Knows(std::string_view key) const {
-  const Digest digest = Sha256(key);
+bool ApiKeys::Knows(const Digest& digest) const {
   bool known = false;
   for (const Digest& allowed : digests_)
     known = (CRYPTO_memcmp(digest.data(), allowed.data(), digest.size()) == 0) || known;
   return known;
 }
 
-bool ApiKeys::Allows(std::string_view authorization, std::string_view x_api_key) const {
+std::optional<ApiKeys::Digest> ApiKeys::KnownKey(std::string_view authorization,
+                                                 std::string_view x_api_key) const {
   static constexpr std::string_view kBearer = "bearer ";
-  if (!required()) return true;
-  if (StartsWithIgnoringCase(authorization, kBearer) && Knows(authorization.substr(kBearer.size())))
-    return true;
-  return !x_api_key.empty() && Knows(x_api_key);
+  if (StartsWithIgnoringCase(authorization, kBearer)) {
+    const Digest digest = Sha256(authorization.substr(kBearer.size()));
+    if (Knows(digest)) return digest;
+  }
+  if (x_api_key.empty()) return std::nullopt;
+  const Digest digest = Sha256(x_api_key);
+  return Knows(digest) ? std::optional(digest) : std::nullopt;
+}
+
+bool ApiKeys::Allows(std::string_view authorization, std::string_view x_api_key) const {
+  return !required() || KnownKey(authorization, x_api_key).has_value();
+}
+
+std::uint64_t ApiKeys::SaltOf(std::string_view authorization, std::string_view x_api_key) const {
+  std::uint64_t salt = 0;
+  if (const auto digest = KnownKey(authorization, x_api_key))
+    std::memcpy(&salt, digest->data(), sizeof(salt));
+  return salt;
 }
 
 Result<std::vector<std::string>> ReadApiKeys(const std::filesystem::path& path) {

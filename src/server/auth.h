@@ -2,7 +2,9 @@
 #pragma once
 
 #include <array>
+#include <cstdint>
 #include <filesystem>
+#include <optional>
 #include <string>
 #include <string_view>
 #include <vector>
@@ -20,11 +22,16 @@ class ApiKeys {
   // `authorization`: the header's value ("Bearer KEY"); `x_api_key`: that header's. Takes the same time for
   // every wrong key.
   bool Allows(std::string_view authorization, std::string_view x_api_key) const;
+  // A number that stands for the key a request carries; 0 for none. Those with different keys share no
+  // prefix.
+  std::uint64_t SaltOf(std::string_view authorization, std::string_view x_api_key) const;
 
  private:
   using Digest = std::array<unsigned char, 32>;
   static Digest Sha256(std::string_view text);
-  bool Knows(std::string_view key) const;
+  bool Knows(const Digest& digest) const;
+  // Of the key that a request carries, if we know it.
+  std::optional<Digest> KnownKey(std::string_view authorization, std::string_view x_api_key) const;
 
   std::vector<Digest> digests_;
 };

@@ -75,6 +75,16 @@ TEST(ApiKeys, EitherHeaderWillDo) {
   }
 }
 
+TEST(ApiKeys, EachKeyHasItsOwnSaltInEitherHeader) {
+  const ApiKeys keys({"sk-one", "sk-two"});
+  const std::uint64_t one = keys.SaltOf("Bearer sk-one", "");
+  EXPECT_NE(one, 0U);
+  EXPECT_EQ(keys.SaltOf("", "sk-one"), one);
+  EXPECT_NE(keys.SaltOf("", "sk-two"), one);
+  EXPECT_EQ(keys.SaltOf("Bearer sk-three", ""), 0U);
+  EXPECT_EQ(ApiKeys({}).SaltOf("Bearer sk-one", ""), 0U) << "without keys all share";
+}
+
 TEST(ApiKeys, NothingButTheWholeKeyIsOne) {
   const ApiKeys keys({"secret", "other"});
   for (const std::string wrong : {"", "s", "secre", "secrets", "xsecret", "ecret", "SECRET", "secret ",

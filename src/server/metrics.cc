@@ -35,6 +35,11 @@ Metrics::Metrics()
       sequences_running_(AddGauge("bloomery_sequences_running", "Sequences computed together")),
       kv_used_(AddGauge("bloomery_kv_tokens_used", "Tokens of KV cache in use")),
       kv_total_(AddGauge("bloomery_kv_tokens_total", "Tokens of KV cache there are")),
+      preemptions_(AddGauge("bloomery_preemptions", "Sequences sent back to wait for lack of KV cache")),
+      cached_tokens_(
+          AddGauge("bloomery_prefix_cache_hit_tokens", "Prompt tokens taken over from earlier requests")),
+      drafted_tokens_(AddGauge("bloomery_draft_tokens", "Tokens guessed ahead and verified")),
+      accepted_tokens_(AddGauge("bloomery_draft_tokens_accepted", "Tokens guessed ahead that came true")),
       restarts_(AddGauge("bloomery_engine_restarts", "Times the engine process was started again")),
       ready_(AddGauge("bloomery_ready", "1 while requests are served")) {}
 
@@ -75,6 +80,10 @@ void Metrics::SetLoad(const EngineStats& stats, std::size_t open_requests, std::
   sequences_running_.Set(static_cast<double>(stats.running_sequences));
   kv_used_.Set(static_cast<double>(stats.kv_tokens_used));
   kv_total_.Set(static_cast<double>(stats.kv_tokens_total));
+  preemptions_.Set(static_cast<double>(stats.preemptions_total));
+  cached_tokens_.Set(static_cast<double>(stats.cached_tokens_total));
+  drafted_tokens_.Set(static_cast<double>(stats.drafted_tokens_total));
+  accepted_tokens_.Set(static_cast<double>(stats.accepted_tokens_total));
   restarts_.Set(static_cast<double>(engine_restarts));
   ready_.Set(ready ? 1 : 0);
 }

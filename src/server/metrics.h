@@ -45,6 +45,10 @@ class Metrics {
   prometheus::Gauge& sequences_running_;
   prometheus::Gauge& kv_used_;
   prometheus::Gauge& kv_total_;
+  prometheus::Gauge& preemptions_;
+  prometheus::Gauge& cached_tokens_;
+  prometheus::Gauge& drafted_tokens_;
+  prometheus::Gauge& accepted_tokens_;
   prometheus::Gauge& restarts_;
   prometheus::Gauge& ready_;
 };

@@ -44,9 +44,11 @@ TEST(Metrics, EverythingIsThereFromTheStart) {
     EXPECT_EQ(AtMost(metrics, histogram, "+Inf"), 0) << histogram;
     EXPECT_THAT(metrics.Serialize(), testing::HasSubstr(std::string("# TYPE ") + histogram + " histogram"));
   }
-  for (const char* gauge : {"bloomery_requests_open", "bloomery_requests_queued",
-                            "bloomery_sequences_running", "bloomery_kv_tokens_used",
-                            "bloomery_kv_tokens_total", "bloomery_engine_restarts", "bloomery_ready"}) {
+  for (const char* gauge :
+       {"bloomery_requests_open", "bloomery_requests_queued", "bloomery_sequences_running",
+        "bloomery_kv_tokens_used", "bloomery_kv_tokens_total", "bloomery_engine_restarts", "bloomery_ready",
+        "bloomery_preemptions", "bloomery_prefix_cache_hit_tokens", "bloomery_draft_tokens",
+        "bloomery_draft_tokens_accepted"}) {
     EXPECT_EQ(Value(metrics, gauge), 0) << gauge;
     EXPECT_THAT(metrics.Serialize(), testing::HasSubstr(std::string("# TYPE ") + gauge + " gauge"));
   }

@@ -82,11 +82,14 @@ struct KvCacheShape {
   int layers = 0;
   int heads = 0;  // KV heads
   int head_dim = 0;
-  DType dtype = DType::kF32;  // f32, f16 or bf16
+  DType dtype = DType::kF32;  // f32, f16, bf16 or int8 (one scale for each token, head, key and value)
 
+  // Of one key or one value of one head.
+  std::uint64_t HeadBytes() const {
+    return static_cast<std::uint64_t>(head_dim) * SizeOf(dtype) + (dtype == DType::kI8 ? sizeof(float) : 0);
+  }
   std::uint64_t BytesPerToken() const {
-    return 2ULL * static_cast<std::uint64_t>(layers) * static_cast<std::uint64_t>(heads) *
-           static_cast<std::uint64_t>(head_dim) * SizeOf(dtype);
+    return 2ULL * static_cast<std::uint64_t>(layers) * static_cast<std::uint64_t>(heads) * HeadBytes();
   }
 };
 

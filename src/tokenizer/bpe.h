@@ -7,8 +7,9 @@
 #include <optional>
 #include <string>
 #include <string_view>
-#include <unordered_map>
 #include <vector>
+
+#include <boost/unordered/unordered_flat_map.hpp>
 
 #include "base/result.h"
 
@@ -46,9 +47,9 @@ class Bpe {
   const Merge* FindMerge(std::int32_t left, std::int32_t right) const;
 
   std::deque<std::string> contents_;  // by id; a deque, so that the views in ids_ stay valid
-  std::unordered_map<std::string_view, std::int32_t> ids_;
-  std::unordered_map<std::uint64_t, Merge> merges_;  // left << 32 | right
-  std::array<std::int32_t, 256> byte_ids_{};         // −1: this byte has no token
+  boost::unordered_flat_map<std::string_view, std::int32_t> ids_;
+  boost::unordered_flat_map<std::uint64_t, Merge> merges_;  // left << 32 | right
+  std::array<std::int32_t, 256> byte_ids_{};                // −1: this byte has no token
   bool ignore_merges_ = false;
 };
 

@@ -158,6 +158,7 @@ void Fields(V& visit, T& p) {
   visit("early_stopping", p.early_stopping);
   visit("num_return_sequences", p.num_return_sequences);
   visit("best_of", p.best_of);
+  visit("priority", p.priority);
   visit("logprobs", p.logprobs);
   visit("prompt_logprobs", p.prompt_logprobs);
 }
@@ -286,7 +287,6 @@ json::object EncodeRequest(const GenerationRequest& request) {
   writer("add_special_tokens", request.add_special_tokens);
   writer("truncate_prompt_tokens", request.truncate_prompt_tokens);
   writer("deadline_ms", request.deadline_ms);
-  writer("priority", request.priority);
   writer("cache_salt", request.cache_salt);
   writer("resume_tokens", request.resume_tokens);
   writer.object["sampling"] = Write(request.sampling);
@@ -306,7 +306,6 @@ Result<GenerationRequest> DecodeRequest(const json::object& object) {
   reader("add_special_tokens", request.add_special_tokens);
   reader("truncate_prompt_tokens", request.truncate_prompt_tokens);
   reader("deadline_ms", request.deadline_ms);
-  reader("priority", request.priority);
   reader("cache_salt", request.cache_salt);
   reader("resume_tokens", request.resume_tokens);
   if (!reader.status) return std::unexpected(std::move(reader.status).error());

@@ -19,6 +19,7 @@ GenerationRequest FullRequest() {
   request.add_special_tokens = false;
   request.truncate_prompt_tokens = 17;
   request.deadline_ms = 123456789012;
+  request.cache_salt = 0xFEDCBA9876543210;
   request.resume_tokens = {1, 2, 250879};
   SamplingParams& p = request.sampling;
   p.do_sample = true;
@@ -44,6 +45,7 @@ GenerationRequest FullRequest() {
   p.early_stopping = EarlyStopping::kNever;
   p.num_return_sequences = 2;
   p.best_of = 3;
+  p.priority = -4;
   p.logprobs = 1;
   p.prompt_logprobs = true;
   return request;
@@ -56,7 +58,7 @@ std::vector<GenerationEvent> FullEvents() {
           TokenEvent{3, token, {other}, "x\xC3\xA9"},
           SequenceEvent{
               1, FinishReason::kStopSequence, "text", "tail", {1, 2, 3}, {token}, {{token, other}}, -1.25F},
-          DoneEvent{1, 2, 0.1, 1e300, 3.5}, FailedEvent{{ErrorCode::kOverloaded, "full \xFF"}}};
+          DoneEvent{1, 2, 3, 0.1, 1e300, 3.5}, FailedEvent{{ErrorCode::kOverloaded, "full \xFF"}}};
 }
 
 GenerationRequest TokenPromptRequest() {
@@ -74,7 +76,7 @@ std::vector<WorkerMessage> AllMessages() {
       ProgressMessage{0.5, "layer 3/24"},
       ReadyMessage{{"m", "opt", "int8", 1, 2, 3, 4, 5, 6, "template", "<s>", "</s>"}, 1.5},
       LoadFailedMessage{{ErrorCode::kNotFound, "no such file"}},
-      StatsMessage{{1, 2, 3, 4, 5, 6, 7}}};
+      StatsMessage{{1, 2, 3, 4, 5, 6, 7, 8, 9, 10}}};
   for (const GenerationEvent& event : FullEvents()) messages.push_back(EventMessage{9, event});
   return messages;
 }

@@ -162,6 +162,12 @@ struct Avx2 {
     const __m256i ones = _mm256_set1_epi16(1);
     return {_mm256_madd_epi16(v.lo, ones), _mm256_madd_epi16(v.hi, ones)};
   }
+  // 16 signed bytes.
+  static F LoadInt8(const int8_t* from) {
+    const __m128i bytes = _mm_loadu_si128(reinterpret_cast<const __m128i*>(from));
+    return {_mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(bytes)),
+            _mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(_mm_srli_si128(bytes, 8)))};
+  }
   // 16 unsigned bytes.
   static F LoadBytes(const char* from) {
     const __m128i bytes = _mm_loadu_si128(reinterpret_cast<const __m128i*>(from));

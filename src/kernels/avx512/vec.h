@@ -102,6 +102,10 @@ struct Avx512 {
   static N NibbleZero() { return _mm512_setzero_si512(); }
   static N NibbleDot(N sum, W w, I x) { return _mm512_add_epi16(sum, _mm512_maddubs_epi16(w, x)); }
   static I NibbleSum(N v) { return _mm512_madd_epi16(v, _mm512_set1_epi16(1)); }
+  // 16 signed bytes.
+  static F LoadInt8(const int8_t* from) {
+    return _mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(_mm_loadu_si128(reinterpret_cast<const __m128i*>(from))));
+  }
   // 16 unsigned bytes.
   static F LoadBytes(const char* from) {
     return _mm512_cvtepi32_ps(_mm512_cvtepu8_epi32(_mm_loadu_si128(reinterpret_cast<const __m128i*>(from))));

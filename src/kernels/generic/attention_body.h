@@ -32,6 +32,19 @@ struct BF16Cache {
   static typename V::F Load(const Element* from) { return V::LoadBF16(from); }
 };
 
+template <class V>
+struct Int8Cache {
+  using Element = int8_t;
+  static typename V::F Load(const Element* from) { return V::LoadInt8(from); }
+};
+
+// The scales of a block of int8 keys or values; nothing for the other types.
+template <class Cache>
+inline const float* ScalesOf(const typename Cache::Element* block, int head_dim) {
+  if constexpr (sizeof(typename Cache::Element) > 1) return nullptr;
+  return reinterpret_cast<const float*>(block + static_cast<int64_t>(head_dim) * kKvTokens);
+}
+
 template <class Cache>
 inline const typename Cache::Element* BlockAt(const void* base, const AttentionRow& a, int64_t block) {
   return reinterpret_cast<const typename Cache::Element*>(static_cast<const char*>(base) +
@@ -60,6 +73,7 @@ inline void ScoreBlocks(const AttentionRow& a, int64_t first_block, float* score
     const typename V::F position =
         V::Add(V::Set1(static_cast<float>((first_block + b) * kKvTokens)), V::Iota());
     const typename V::F bias = V::Mul(position, V::Set1(a.slope));
+    if (const float* scales = ScalesOf<Cache>(keys[b], a.head_dim)) dot[b] = V::Mul(dot[b], V::Load(scales));
     V::Store(scores + b * kKvTokens, V::Fma(dot[b], V::Set1(a.scale), bias));
   }
 }
@@ -74,11 +88,13 @@ inline void AddValues(const AttentionRow& a, int64_t first_block, int64_t keys, 
     sum[i] = V::Mul(V::Load(a.scratch + (j + i) * kPanelColumns), V::Set1(shrink));
   }
   for (int64_t begin = 0; begin < keys; begin += kKvTokens) {
-    const typename Cache::Element* value =
-        BlockAt<Cache>(a.value_base, a, first_block + begin / kKvTokens) + j * kPanelColumns;
+    const typename Cache::Element* block = BlockAt<Cache>(a.value_base, a, first_block + begin / kKvTokens);
+    const typename Cache::Element* value = block + j * kPanelColumns;
+    const float* scales = ScalesOf<Cache>(block, a.head_dim);
     const int64_t end = keys - begin < kKvTokens ? keys : begin + kKvTokens;
     for (int64_t key = begin; key < end; ++key, value += a.head_dim) {
-      const typename V::F weight = V::Set1(weights[key]);
+      const float scale = scales == nullptr ? 1.0F : scales[key - begin];
+      const typename V::F weight = V::Set1(weights[key] * scale);
       BLOOMERY_UNROLL
       for (int i = 0; i < J; ++i) {
         // The last vector of a head_dim that is no multiple of 16 reads on into the next token (the cache has

@@ -26,6 +26,12 @@ struct BF16Element {
   static float Read(std::uint16_t bits) { return BF16ToF32(bits); }
 };
 
+// Of the KV cache alone: int8 weights have kernels of their own.
+struct Int8Element {
+  using Type = std::int8_t;
+  static float Read(std::int8_t value) { return value; }
+};
+
 // kGroup values along k lie side by side in a lane: 2 for bf16, 1 otherwise.
 template <typename Element, int kGroup>
 void FloatBlock(const LinearBlock& block) {
@@ -158,12 +164,23 @@ const typename Element::Type* BlockAt(const void* base, const AttentionRow& a, s
                                                          a.blocks[key / kKvTokens] * a.block_bytes);
 }
 
+// Of a token in a block of keys or values; 1 for the types that need none.
+template <typename Element>
+float ScaleOf(const typename Element::Type* block, const AttentionRow& a, std::int64_t key) {
+  if constexpr (sizeof(typename Element::Type) > 1) return 1.0F;
+  float scale = 0;
+  const auto* scales = reinterpret_cast<const std::byte*>(block + std::ptrdiff_t{a.head_dim} * kKvTokens);
+  std::memcpy(&scale, scales + key % kKvTokens * sizeof(scale), sizeof(scale));
+  return scale;
+}
+
 template <typename Element>
 float Score(const AttentionRow& a, std::int64_t key) {
-  const auto* keys = BlockAt<Element>(a.key_base, a, key) + key % kKvTokens;
+  const auto* block = BlockAt<Element>(a.key_base, a, key);
+  const auto* keys = block + key % kKvTokens;
   float dot = 0;
   for (int d = 0; d < a.head_dim; ++d) dot += a.q[d] * Element::Read(keys[d * kKvTokens]);
-  return dot * a.scale + static_cast<float>(key) * a.slope;
+  return dot * ScaleOf<Element>(block, a, key) * a.scale + static_cast<float>(key) * a.slope;
 }
 
 // Two passes and scores computed twice: no scratch that grows with the context, and nothing to get wrong.
@@ -175,8 +192,10 @@ void Attention(const AttentionRow& a) {
   float sum = 0;
   for (std::int64_t key = 0; key < a.keys; ++key) {
     const float weight = std::exp(Score<Element>(a, key) - largest);
-    const auto* value = BlockAt<Element>(a.value_base, a, key) + key % kKvTokens * a.head_dim;
-    for (int d = 0; d < a.head_dim; ++d) a.scratch[d] += weight * Element::Read(value[d]);
+    const auto* block = BlockAt<Element>(a.value_base, a, key);
+    const auto* value = block + key % kKvTokens * a.head_dim;
+    const float scaled = weight * ScaleOf<Element>(block, a, key);
+    for (int d = 0; d < a.head_dim; ++d) a.scratch[d] += scaled * Element::Read(value[d]);
     sum += weight;
   }
   for (int d = 0; d < a.head_dim; ++d) a.out[d] = a.scratch[d] / sum;
@@ -219,7 +238,8 @@ const KernelTable kRefKernels = {
     .epilogue = Epilogue,
     .quantize_row = Quantize,
     .layer_norm_row = LayerNorm,
-    .attention_row = {Attention<F32Element>, Attention<F16Element>, Attention<BF16Element>},
+    .attention_row = {Attention<F32Element>, Attention<F16Element>, Attention<BF16Element>,
+                      Attention<Int8Element>},
     .f32_to_f16 = F32ToF16Row,
     .f16_to_f32 = F16ToF32Row,
     .read_bytes = ReadBytes,
