@@ -71,7 +71,7 @@ void BM_Linear(benchmark::State& state, DType dtype) {
 }
 
 void Register() {
-  for (const DType dtype : {DType::kI8, DType::kBF16, DType::kF16, DType::kF32}) {
+  for (const DType dtype : {DType::kI4, DType::kI8, DType::kBF16, DType::kF16, DType::kF32}) {
     auto* bench =
         benchmark::RegisterBenchmark(("linear/" + std::string(DTypeName(dtype))).c_str(), BM_Linear, dtype);
     for (const std::int64_t rows : {1, 4, 8, 16, 128, 512}) bench->Arg(rows);

@@ -57,6 +57,12 @@ void AddModelFlags(CLI::App& command, ModelFlags& flags, bool with_shapes) {
                   "Tokens computed in one step; long prompts are cut to fit")
       ->check(CLI::Range(1, 65536))
       ->capture_default_str();
+  command
+      .add_option("--max-prefill-tokens", flags.max_prefill_tokens,
+                  "Prompt tokens read in a step beside running sequences; 0: as many as there are of these, "
+                  "so that a step takes twice as long at worst")
+      ->check(CLI::NonNegativeNumber)
+      ->capture_default_str();
   command.add_option("--max-batch-size", flags.max_batch_size, "Sequences computed together")
       ->check(CLI::Range(1, 4096))
       ->capture_default_str();
@@ -102,6 +108,7 @@ Result<LoadOptions> ToLoadOptions(const ModelFlags& flags) {
   }
   options.max_context_tokens = flags.max_context_tokens;
   options.max_batch_tokens = flags.max_batch_tokens;
+  options.max_prefill_tokens = flags.max_prefill_tokens;
   options.max_batch_size = flags.max_batch_size;
   options.max_queued_tokens = flags.max_queued_tokens;
   options.prefix_cache = !flags.no_prefix_cache;

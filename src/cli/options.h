@@ -24,6 +24,7 @@ struct ModelFlags {
   std::string kv_cache_memory;  // "2GiB"; empty: chosen
   std::int64_t max_context_tokens = 0;
   std::int64_t max_batch_tokens = 512;
+  std::int64_t max_prefill_tokens = 0;
   int max_batch_size = 64;
   std::int64_t max_queued_tokens = LoadOptions().max_queued_tokens;
   bool no_prefix_cache = false;

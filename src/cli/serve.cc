@@ -44,6 +44,7 @@ std::vector<std::string> WorkerCommand(const ServeFlags& flags, const LoadOption
   command.insert(command.end(), {"--max-context-tokens", std::to_string(m.max_context_tokens)});
   command.insert(command.end(), {"--max-batch-tokens", std::to_string(m.max_batch_tokens), "--max-batch-size",
                                  std::to_string(m.max_batch_size)});
+  command.insert(command.end(), {"--max-prefill-tokens", std::to_string(m.max_prefill_tokens)});
   command.insert(command.end(), {"--max-queued-tokens", std::to_string(m.max_queued_tokens),
                                  "--speculative-tokens", std::to_string(m.speculative_tokens)});
   if (m.no_prefix_cache) command.push_back("--no-prefix-cache");

@@ -21,6 +21,7 @@ Engine::Engine(LoadedModel model)
       decoder_(model_.tokenizer),
       blocks_(*model_.kv_cache, model_.transformer->device(), model_.options.prefix_cache),
       scheduler_({.max_batch_tokens = model_.max_batch_tokens,
+                  .max_prefill_tokens = model_.options.max_prefill_tokens,
                   .max_batch_size = model_.info.max_batch_size,
                   .speculative_tokens = model_.options.speculative_tokens},
                  blocks_),

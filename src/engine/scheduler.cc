@@ -5,6 +5,9 @@
 namespace bloomery {
 namespace {
 
+// Prompt rows that a step takes at least: fewer would read the weights once for hardly anything.
+constexpr std::int64_t kLeastPrefillRows = 16;
+
 // Rows of a step up to which drafts are added: a step of this size still takes hardly longer than one row,
 // since reading the weights bounds it (docs/benchmarks.md).
 constexpr std::int64_t kDraftedStepRows = 8;
@@ -42,11 +45,15 @@ std::vector<WorkItem> Scheduler::PlanOnce() {
   std::vector<WorkItem> items;
   std::int64_t budget = limits_.max_batch_tokens;
   PlanDecodes(items, budget);
+  if (const std::int64_t decoding = limits_.max_batch_tokens - budget; decoding > 0) {
+    budget = std::min(budget, limits_.max_prefill_tokens > 0 ? limits_.max_prefill_tokens
+                                                             : std::max(decoding, kLeastPrefillRows));
+  }
   for (const auto& group : running_) {
     if (!group->decoding()) PlanPrefill(*group, items, budget);
   }
   Admit(items, budget);
-  PlanDrafts(items, budget);
+  PlanDrafts(items);
   return items;
 }
 
@@ -131,9 +138,10 @@ std::int64_t Scheduler::AdoptPrefixes(Group& group) {
 }
 
 // Beams choose among all their successors at once, so a guess of one is worth nothing to them.
-void Scheduler::PlanDrafts(std::vector<WorkItem>& items, std::int64_t budget) const {
-  std::int64_t rows = limits_.max_batch_tokens - budget;
-  if (limits_.speculative_tokens == 0 || rows >= kDraftedStepRows) return;
+void Scheduler::PlanDrafts(std::vector<WorkItem>& items) const {
+  std::int64_t room = std::min(kDraftedStepRows, limits_.max_batch_tokens);
+  for (const WorkItem& item : items) room -= item.rows;
+  if (limits_.speculative_tokens == 0 || room <= 0) return;
   for (const WorkItem& item : items) {
     Sequence& sequence = *item.sequence;
     const Group& group = *item.group;
@@ -142,14 +150,12 @@ void Scheduler::PlanDrafts(std::vector<WorkItem>& items, std::int64_t budget) co
     // The last token of a text needs no guess behind it.
     const std::int64_t left =
         static_cast<std::int64_t>(group.prompt_tokens) + group.max_new_tokens - Length(sequence) - 1;
-    const std::int64_t room = std::min({kDraftedStepRows - rows, budget, left});
-    if (room <= 0) continue;
-    const auto limit = static_cast<std::size_t>(std::min<std::int64_t>(room, limits_.speculative_tokens));
-    sequence.drafts = LookUpDraft(sequence.tokens, sequence.draft_pace.Next(limit));
+    const std::int64_t limit = std::min({room, left, std::int64_t{limits_.speculative_tokens}});
+    if (limit <= 0) continue;
+    sequence.drafts = LookUpDraft(sequence.tokens, sequence.draft_pace.Next(static_cast<std::size_t>(limit)));
     const auto drafts = static_cast<std::int64_t>(sequence.drafts.size());
     if (!sequence.blocks.Reserve(sequence.computed, Length(sequence) + drafts)) sequence.drafts.clear();
-    rows += static_cast<std::int64_t>(sequence.drafts.size());
-    budget -= static_cast<std::int64_t>(sequence.drafts.size());
+    room -= static_cast<std::int64_t>(sequence.drafts.size());
   }
 }
 

@@ -7,8 +7,8 @@
 //   3. waiting requests, by priority and then first come first served, each admitted only when its whole
 //   prompt fits in the free blocks; what earlier requests have computed of it is taken over;
 //   4. where the step is small enough to be bound by reading the weights: guesses of the tokens to come.
-// Decoding never waits for a prompt: a long prompt takes what the decoders leave of the budget, step after
-// step.
+// Decoding never waits for a prompt: beside running sequences a step reads no more of the prompts than it has
+// rows that decode (or a few, where hardly any do), so that it takes about twice as long at worst.
 #pragma once
 
 #include <cstdint>
@@ -34,6 +34,7 @@ class Scheduler {
  public:
   struct Limits {
     std::int64_t max_batch_tokens = 512;  // rows of one step
+    std::int64_t max_prefill_tokens = 0;  // of which prompts take, beside decoding ones; 0: chosen
     int max_batch_size = 64;     // sequences running at once, counting what admitted requests will grow to
     int speculative_tokens = 0;  // guesses a sequence and step, at most; 0: none
   };
@@ -60,7 +61,7 @@ class Scheduler {
   void PlanPrefill(Group& group, std::vector<WorkItem>& items, std::int64_t& budget);
   void Admit(std::vector<WorkItem>& items, std::int64_t& budget);
   bool ReserveDecode(Group& group);
-  void PlanDrafts(std::vector<WorkItem>& items, std::int64_t budget) const;
+  void PlanDrafts(std::vector<WorkItem>& items) const;
   // Takes over what the prefix index knows of the group's sequences; the blocks still needed to admit it.
   std::int64_t AdoptPrefixes(Group& group);
   // Sends the last running group (least urgent, youngest) back to wait; false when `keep` is the only one.
