@@ -84,10 +84,10 @@ TEST(Pickle, BoundsNestingAndSize) {
 
 TEST(Pickle, NumbersAndTextsReadAsPythonWroteThem) {
   // pickle.dumps((1, 256, 70000, -5, 2**40, 1.5, True, None, "é"), protocol=2)
-  const std::string bytes(
+  static constexpr char kBytes[] =
       "\x80\x02(K\x01M\x00\x01Jp\x11\x01\x00J\xfb\xff\xff\xff\x8a\x06\x00\x00\x00\x00\x00\x01G?"
-      "\xf8\x00\x00\x00\x00\x00\x00\x88NX\x02\x00\x00\x00\xc3\xa9tq\x00.",
-      55);
+      "\xf8\x00\x00\x00\x00\x00\x00\x88NX\x02\x00\x00\x00\xc3\xa9tq\x00.";
+  const std::string bytes(kBytes, sizeof(kBytes) - 1);
   const auto read = ReadPickle(std::as_bytes(std::span(bytes)));
   ASSERT_TRUE(read) << read.error().ToString();
   const auto& items = std::get<PickleNode::Sequence>(read->at(read->root).value).items;
