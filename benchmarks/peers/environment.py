@@ -59,4 +59,4 @@ def _run(command, log):
     if status != 0:
         lines = [line.strip() for line in log.read_text(encoding="utf-8", errors="replace").splitlines()]
         errors = [line for line in lines if line.lower().startswith("error")] or lines[-1:] or ["no output"]
-        raise InstallFailed(f"installing failed with status {status}: {errors[-1]}")
+        raise InstallFailed(f"installing failed with status {status} (log: {log.name}): {errors[-1]}")
