@@ -25,10 +25,12 @@ json::object ToJson(const std::string& name, const ModelSpec& spec, const std::v
     bytes[DTypeName(s.dtype)] = s.footprint.weight_bytes;
     per_step[DTypeName(s.dtype)] = s.footprint.weight_bytes_per_step;
   }
-  const KvCacheShape f16{static_cast<int>(spec.layers), static_cast<int>(spec.heads),
-                         static_cast<int>(spec.head_dim()), DType::kF16};
-  const KvCacheShape f32{static_cast<int>(spec.layers), static_cast<int>(spec.heads),
-                         static_cast<int>(spec.head_dim()), DType::kF32};
+  json::object kv_bytes;
+  for (const DType dtype : {DType::kF32, DType::kF16, DType::kBF16, DType::kI8}) {
+    const KvCacheShape shape{static_cast<int>(spec.layers), static_cast<int>(spec.heads),
+                             static_cast<int>(spec.head_dim()), dtype};
+    kv_bytes[DTypeName(dtype)] = shape.BytesPerToken();
+  }
   return {{"model", name},
           {"architecture", spec.architecture},
           {"parameters", spec.ParameterCount()},
@@ -42,9 +44,7 @@ json::object ToJson(const std::string& name, const ModelSpec& spec, const std::v
            spec.checkpoint_dtype ? json::value(DTypeName(*spec.checkpoint_dtype)) : json::value(nullptr)},
           {"weight_bytes", std::move(bytes)},
           {"weight_bytes_per_step", std::move(per_step)},
-          {"kv_bytes_per_token",
-           json::object{
-               {"f32", f32.BytesPerToken()}, {"f16", f16.BytesPerToken()}, {"bf16", f16.BytesPerToken()}}},
+          {"kv_bytes_per_token", std::move(kv_bytes)},
           {"device", device.Describe()},
           {"cpu_features", CpuFeatures()}};
 }
