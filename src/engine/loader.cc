@@ -6,12 +6,10 @@
 #include "base/log.h"
 #include "base/system.h"
 #include "checkpoint/checkpoint.h"
+#include "engine/scheduler.h"
 
 namespace bloomery {
 namespace {
-
-// A step with drafts has no more rows than this (scheduler.cc), all of which need logits.
-constexpr int kMostDraftedRows = 8;
 
 constexpr double kGiB = 1024.0 * 1024.0 * 1024.0;
 
@@ -103,7 +101,7 @@ Result<LoadedModel> LoadModel(const LoadOptions& options, Device& device, const 
       model.transformer,
       Transformer::Create(spec, std::move(weights), device,
                           {.max_rows = model.max_batch_tokens,
-                           .max_logit_rows = std::max(options.max_batch_size, kMostDraftedRows)}));
+                           .max_logit_rows = std::max(options.max_batch_size, kDraftedStepRows)}));
   const std::int64_t context = options.max_context_tokens > 0
                                    ? std::min(options.max_context_tokens, spec.max_positions)
                                    : spec.max_positions;

@@ -8,10 +8,6 @@ namespace {
 // Prompt rows that a step takes at least: fewer would read the weights once for hardly anything.
 constexpr std::int64_t kLeastPrefillRows = 16;
 
-// Rows of a step up to which drafts are added: a step of this size still takes hardly longer than one row,
-// since reading the weights bounds it (docs/benchmarks.md).
-constexpr std::int64_t kDraftedStepRows = 8;
-
 std::int64_t Length(const Sequence& sequence) { return static_cast<std::int64_t>(sequence.tokens.size()); }
 
 using Groups = std::list<std::unique_ptr<Group>>;
@@ -139,7 +135,7 @@ std::int64_t Scheduler::AdoptPrefixes(Group& group) {
 
 // Beams choose among all their successors at once, so a guess of one is worth nothing to them.
 void Scheduler::PlanDrafts(std::vector<WorkItem>& items) const {
-  std::int64_t room = std::min(kDraftedStepRows, limits_.max_batch_tokens);
+  std::int64_t room = std::min<std::int64_t>(kDraftedStepRows, limits_.max_batch_tokens);
   for (const WorkItem& item : items) room -= item.rows;
   if (limits_.speculative_tokens == 0 || room <= 0) return;
   for (const WorkItem& item : items) {

@@ -22,6 +22,10 @@
 
 namespace bloomery {
 
+// Rows of a step up to which drafts are added: a step of this size still takes hardly longer than one row,
+// since reading the weights bounds it (docs/benchmarks.md). All of them need logits.
+inline constexpr int kDraftedStepRows = 8;
+
 // Rows of one sequence in a step.
 struct WorkItem {
   Group* group = nullptr;

@@ -2,9 +2,10 @@
 
 #include <algorithm>
 #include <array>
-#include <bit>
 #include <cmath>
 #include <vector>
+
+#include "kernels/round.h"
 
 namespace bloomery {
 namespace {
@@ -28,9 +29,6 @@ struct Levels {
   Lanes step;
   Lanes zero;
 };
-
-// Nearest integer of a value in (−2²², 2²²), without a library call: see RoundToInt in pack_source.cc.
-float RoundNear(float v) { return (v + 12582912.0F) - 12582912.0F; }
 
 float LevelOf(float value, float inverse, float zero) {
   return std::clamp(RoundNear(value * inverse + zero), 0.0F, kTopLevel);

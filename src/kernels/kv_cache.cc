@@ -9,6 +9,7 @@
 
 #include "base/system.h"
 #include "kernels/memory.h"
+#include "kernels/round.h"
 
 namespace bloomery {
 namespace {
@@ -133,8 +134,7 @@ float StoreInt8(const float* from, int head_dim, Slot slot) {
   const float inverse = absmax > kQuantFloor && poison == 0 ? 127.0F / absmax : 0.0F;
   for (int d = 0; d < head_dim; ++d) {
     const float value = inverse > 0 ? from[d] * inverse : 0.0F;
-    *slot(d) =
-        static_cast<std::int8_t>((value + 12582912.0F) - 12582912.0F);  // as RoundToInt of pack_source.cc
+    *slot(d) = static_cast<std::int8_t>(RoundNear(value));
   }
   return absmax / 127.0F + poison;
 }

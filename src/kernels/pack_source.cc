@@ -2,13 +2,13 @@
 #include <algorithm>
 #include <array>
 #include <atomic>
-#include <bit>
 #include <cmath>
 #include <optional>
 
 #include "kernels/int4.h"
 #include "kernels/memory.h"
 #include "kernels/packed_linear.h"
+#include "kernels/round.h"
 
 namespace bloomery {
 namespace {
@@ -89,10 +89,6 @@ void WriteF16Panel(const PackedShape& shape, const KernelTable& kernels, const f
   }
 }
 
-// Nearest even, for |v| < 2²²: adding 1.5·2²³ leaves the rounded integer in the low bits. The library's own
-// rounding is a call per value on the x86-64 baseline.
-int RoundToInt(float v) { return std::bit_cast<int>(v + 12582912.0F) - std::bit_cast<int>(12582912.0F); }
-
 // Symmetric: scale = max|w|/127 of the output feature, w rounded to nearest even. A row with a NaN or an
 // infinity gets a NaN scale, so that a broken checkpoint shows.
 void WriteInt8Panel(const PackedShape& shape, const float* rows, std::uint8_t* panel, float* scales) {
@@ -109,7 +105,7 @@ void WriteInt8Panel(const PackedShape& shape, const float* rows, std::uint8_t* p
     for (std::int64_t k = 0; k < shape.k_padded; ++k) {
       const float v = k < shape.in_features && poison == 0.0F ? row[k] * inverse : 0.0F;
       panel[ElementIndex(k, lane, 4)] =
-          static_cast<std::uint8_t>(RoundToInt(std::clamp(v, -127.0F, 127.0F)) + kWeightOffset);
+          static_cast<std::uint8_t>(RoundNear(std::clamp(v, -127.0F, 127.0F)) + kWeightOffset);
     }
   }
 }
