@@ -1,5 +1,5 @@
 // Makers of exchanges, one a dialect: a body in, an Exchange or an error out. Shapes with examples:
-// docs/reference/http.md.
+// docs/reference/http-examples.md.
 #pragma once
 
 #include <memory>

@@ -58,9 +58,10 @@ void AddModelFlags(CLI::App& command, ModelFlags& flags, bool with_shapes) {
       ->check(CLI::Range(1, 65536))
       ->capture_default_str();
   command
-      .add_option("--max-prefill-tokens", flags.max_prefill_tokens,
-                  "Prompt tokens read in a step beside running sequences; 0: as many as there are of these, "
-                  "so that a step takes twice as long at worst")
+      .add_option(
+          "--max-prefill-tokens", flags.max_prefill_tokens,
+          "Prompt tokens read in a step beside running sequences; 0: as many as there are of these, 16 at "
+          "least")
       ->check(CLI::NonNegativeNumber)
       ->capture_default_str();
   command.add_option("--max-batch-size", flags.max_batch_size, "Sequences computed together")

@@ -39,7 +39,7 @@ constexpr float kQuantFloor = 1e-30F;
 // Added to int8 weights in storage: the dot instruction of VNNI takes unsigned × signed bytes.
 constexpr int kWeightOffset = 128;
 
-// int4: values along K that share a scale and a zero, chosen by measurement (docs/benchmarks.md); and zeros
+// int4: values along K that share a scale and a zero, its loss is in docs/benchmarks.md; and zeros
 // in sixteenths of a step, so that one byte places them anywhere in the range of q.
 constexpr int kNibbleGroup = 32;
 constexpr int kNibbleGroups = kQuantGroup / kNibbleGroup;

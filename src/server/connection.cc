@@ -311,10 +311,11 @@ class Connection {
       co_return co_await WritePending();
     }
     const auto mailbox = std::make_shared<Mailbox>(stream_->get_executor());
+    const std::uint64_t salt =
+        server_.keys().SaltOf(View(request_[http::field::authorization]), View(request_["x-api-key"]));
     std::vector<std::uint64_t> ids;
     for (std::size_t i = 0; i < requests.size(); ++i) {
-      requests[i].cache_salt =
-          server_.keys().SaltOf(View(request_[http::field::authorization]), View(request_["x-api-key"]));
+      requests[i].cache_salt = salt;
       requests[i].deadline_ms = server_.options().request_timeout.count();
       ids.push_back(server_.engine().Submit(
           requests[i], [mailbox, i](const GenerationEvent& event) { mailbox->Put(i, event); }));
