@@ -36,16 +36,20 @@ Device& SharedDevice() {
   return *device;
 }
 
-// Measured anew beside every benchmark: memory speed drifts on shared machines.
-double ReadBandwidth() {
-  const auto bandwidth = SharedDevice().MeasureReadBandwidth(300);
-  return bandwidth ? *bandwidth : 0;
+using Layers = std::vector<std::unique_ptr<LinearWeights>>;
+
+// Measured anew beside every benchmark and over the same bytes: memory speed drifts, and differs from place
+// to place.
+double ReadBandwidth(const Layers& layers) {
+  std::vector<const LinearWeights*> weights;
+  for (const auto& layer : layers) weights.push_back(layer.get());
+  return SharedDevice().MeasureReadBandwidth(weights, 300);
 }
 
 void BM_Linear(benchmark::State& state, DType dtype) {
   Device& device = SharedDevice();
   const std::int64_t rows = state.range(0);
-  std::vector<std::unique_ptr<LinearWeights>> layers;
+  Layers layers;
   for (int i = 0; i < kLayers; ++i) {
     auto layer = device.RandomLinear(kOut, kIn, false, dtype, 0.02F, static_cast<std::uint64_t>(i));
     if (!layer) return state.SkipWithError(layer.error().message.c_str());
@@ -67,7 +71,7 @@ void BM_Linear(benchmark::State& state, DType dtype) {
   const auto bytes = static_cast<double>(layers.front()->size_bytes());
   state.counters["GB/s"] = Counter(passes * bytes * 1e-9, Counter::kIsRate);
   state.counters["GOP/s"] = Counter(passes * 2e-9 * static_cast<double>(rows * kOut * kIn), Counter::kIsRate);
-  state.counters["of_read"] = Counter(passes * bytes / ReadBandwidth(), Counter::kIsRate);
+  state.counters["of_read"] = Counter(passes * bytes / ReadBandwidth(layers), Counter::kIsRate);
 }
 
 void Register() {
@@ -86,7 +90,6 @@ int main(int argc, char** argv) {
   benchmark::Initialize(&argc, argv);
   bloomery::Register();
   std::printf("%s, %s\n", bloomery::SharedDevice().Describe().c_str(), bloomery::CpuFeatures().c_str());
-  std::printf("read bandwidth %.1f GB/s\n", bloomery::ReadBandwidth() * 1e-9);
   benchmark::RunSpecifiedBenchmarks();
   return 0;
 }

@@ -43,6 +43,7 @@ bool SpinUntil(int spin_us, Predicate done) {
 }  // namespace
 
 ThreadPool::ThreadPool(Options options) : threads_(options.threads > 0 ? options.threads : UsableCores()) {
+  shares_ = std::make_unique<Share[]>(static_cast<std::size_t>(threads_));
   const bool oversubscribed = threads_ > UsableCores();
   // With more threads than cores a spinning thread keeps the one it waits for from running.
   spin_us_ = oversubscribed ? 0 : options.spin_us;

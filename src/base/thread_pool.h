@@ -64,7 +64,34 @@ class ThreadPool {
     });
   }
 
+  // Calls body(thread, index) once for each index in [0, count). Each thread goes through a contiguous share
+  // of its own in order, the same share of every section with this count; one that is done takes what the
+  // others have left. For what streams through memory: each thread reads in order, from pages that it touched
+  // first.
+  template <typename Body>
+  void ParallelStream(std::int64_t count, Body&& body) {
+    for (int thread = 0; thread < threads_; ++thread) {
+      shares_[thread].next.store(count * thread / threads_, std::memory_order_relaxed);
+      shares_[thread].end = count * (thread + 1) / threads_;
+    }
+    Run([&](int thread) {
+      for (int turn = 0; turn < threads_; ++turn) {
+        Share& share = shares_[(thread + turn) % threads_];
+        for (;;) {
+          const std::int64_t index = share.next.fetch_add(1, std::memory_order_relaxed);
+          if (index >= share.end) break;
+          body(thread, index);
+        }
+      }
+    });
+  }
+
  private:
+  struct alignas(64) Share {
+    std::atomic<std::int64_t> next{0};
+    std::int64_t end = 0;
+  };
+
   using ErasedBody = void (*)(void* context, int thread);
 
   void RunErased(ErasedBody body, void* context);
@@ -75,6 +102,7 @@ class ThreadPool {
   // Constant after construction.
   int threads_ = 1;
   int spin_us_ = 0;
+  std::unique_ptr<Share[]> shares_;  // of the current ParallelStream, one a thread
   std::vector<std::jthread> workers_;
 
   // Written by the caller of Run before generation_ is raised (release), read by workers after they see it

@@ -33,6 +33,29 @@ TEST_P(ThreadPoolTest, ParallelForCoversEveryIndexOnceInAlignedChunks) {
   }
 }
 
+TEST_P(ThreadPoolTest, ParallelStreamCoversEveryIndexOnce) {
+  ThreadPool pool(GetParam());
+  for (const std::int64_t count : {0, 1, 7, 64, 1000}) {
+    std::vector<int> hits(static_cast<std::size_t>(count), 0);
+    pool.ParallelStream(count, [&](int thread, std::int64_t index) {
+      EXPECT_LT(thread, pool.threads());
+      ++hits[static_cast<std::size_t>(index)];
+    });
+    for (const int hit : hits) EXPECT_EQ(hit, 1);
+  }
+}
+
+TEST_P(ThreadPoolTest, ParallelStreamLeavesNothingToASlowThread) {
+  ThreadPool pool(GetParam());
+  std::atomic<int> done{0};
+  pool.ParallelStream(64, [&](int, std::int64_t index) {
+    // The first index lasts until all others are done.
+    while (index == 0 && pool.threads() > 1 && done.load() < 63) std::this_thread::yield();
+    done.fetch_add(1);
+  });
+  EXPECT_EQ(done.load(), 64);
+}
+
 TEST_P(ThreadPoolTest, WorksAgainAfterParking) {
   ThreadPool pool({.threads = GetParam(), .pin = true, .spin_us = 1});
   std::atomic<int> total{0};

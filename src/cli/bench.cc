@@ -15,8 +15,11 @@ namespace {
 
 using Clock = std::chrono::steady_clock;
 
-// Long enough for several passes over a buffer far larger than the caches.
-constexpr int kBandwidthBudgetMs = 1500;
+// Before and after every iteration: several passes over the weights of a small model, one of a large.
+constexpr int kBandwidthBudgetMs = 200;
+
+// Decoding is never taken as shorter than the clock can tell: a text of one token has no decoding at all.
+constexpr double kClockMs = 1e-3;
 
 struct BenchFlags {
   ModelFlags model;
@@ -32,6 +35,7 @@ struct BenchFlags {
 struct Iteration {
   double total_ms = 0;
   double ttft_ms = 0;
+  double bandwidth = 0;  // of reading the weights, bytes/s: the mean of just before and just after
 };
 
 double MillisecondsSince(Clock::time_point start) {
@@ -91,26 +95,41 @@ Result<Iteration> RunBatch(Engine& engine, const BenchFlags& flags) {
   return iteration;
 }
 
-Result<std::vector<Iteration>> RunIterations(Engine& engine, const BenchFlags& flags) {
+Result<std::vector<Iteration>> RunIterations(const Session& session, const BenchFlags& flags) {
+  const std::vector<const LinearWeights*> weights = session.engine->transformer().weights().StepLinears();
+  // The engine is idle between batches: the device is free.
+  const auto bandwidth = [&] { return session.device->MeasureReadBandwidth(weights, kBandwidthBudgetMs); };
   std::vector<Iteration> iterations;
+  double before = 0;
   for (int i = -flags.warmup; i < flags.iterations; ++i) {
-    ASSIGN_OR_RETURN(const Iteration iteration, RunBatch(engine, flags));
+    if (i == 0) before = bandwidth();
+    ASSIGN_OR_RETURN(Iteration iteration, RunBatch(*session.engine, flags));
     fmt::print(stderr, "{} {}: {:.0f} ms, first tokens after {:.0f} ms\n", i < 0 ? "warm-up" : "iteration",
                i < 0 ? i + flags.warmup + 1 : i + 1, iteration.total_ms, iteration.ttft_ms);
-    if (i >= 0) iterations.push_back(iteration);
+    if (i < 0) continue;
+    const double after = bandwidth();
+    iteration.bandwidth = (before + after) / 2;
+    before = after;
+    iterations.push_back(iteration);
   }
   return iterations;
 }
 
 BenchReport Summarise(const BenchFlags& flags, const std::vector<Iteration>& iterations,
-                      const Session& session, double bandwidth) {
+                      const Session& session) {
   std::vector<double> totals;
   std::vector<double> ttfts;
-  std::vector<double> decodes;
+  std::vector<double> steps_per_s;
+  std::vector<double> bandwidths;
+  std::vector<double> shares;
+  const std::uint64_t step_bytes = session.engine->transformer().weights().BytesPerStep();
   for (const Iteration& iteration : iterations) {
     totals.push_back(iteration.total_ms);
     ttfts.push_back(iteration.ttft_ms);
-    decodes.push_back(iteration.total_ms - iteration.ttft_ms);
+    steps_per_s.push_back(1000.0 * (flags.max_new_tokens - 1) /
+                          std::max(iteration.total_ms - iteration.ttft_ms, kClockMs));
+    bandwidths.push_back(iteration.bandwidth);
+    shares.push_back(steps_per_s.back() * static_cast<double>(step_bytes) / iteration.bandwidth);
   }
   const ModelInfo& info = session.engine->info();
   BenchReport report;
@@ -126,13 +145,11 @@ BenchReport Summarise(const BenchFlags& flags, const std::vector<Iteration>& ite
   report.tokens_per_s = 1000.0 * flags.batch_size * flags.max_new_tokens / report.p50_ms;
   report.ttft_ms = Percentile(ttfts, 0.5);
   report.prefill_tokens_per_s = 1000.0 * flags.batch_size * flags.prompt_tokens / report.ttft_ms;
-  const double steps_per_s =
-      flags.max_new_tokens > 1 ? 1000.0 * (flags.max_new_tokens - 1) / Percentile(decodes, 0.5) : 0;
-  report.decode_tokens_per_s = steps_per_s * flags.batch_size;
+  report.decode_tokens_per_s = Percentile(steps_per_s, 0.5) * flags.batch_size;
   report.peak_rss_bytes = PeakRssBytes();
-  report.weight_bytes_per_step = session.engine->transformer().weights().BytesPerStep();
-  report.memory_bandwidth_bytes_per_s = bandwidth;
-  report.bandwidth_share = steps_per_s * static_cast<double>(report.weight_bytes_per_step) / bandwidth;
+  report.weight_bytes_per_step = step_bytes;
+  report.memory_bandwidth_bytes_per_s = Percentile(bandwidths, 0.5);
+  report.bandwidth_share = Percentile(shares, 0.5);
   report.threads = session.device->threads();
   report.prompt_tokens = flags.prompt_tokens;
   report.new_tokens = flags.max_new_tokens;
@@ -147,10 +164,8 @@ Status Bench(BenchFlags flags) {
   flags.model.no_prefix_cache = true;  // every iteration does the whole job
   const InterruptGuard guard;
   ASSIGN_OR_RETURN(const Session session, OpenSession(flags.model));
-  ASSIGN_OR_RETURN(const std::vector<Iteration> iterations, RunIterations(*session.engine, flags));
-  // After the runs: while the weights are resident and in the same minute as what it is compared with.
-  ASSIGN_OR_RETURN(const double bandwidth, session.device->MeasureReadBandwidth(kBandwidthBudgetMs));
-  const BenchReport report = Summarise(flags, iterations, session, bandwidth);
+  ASSIGN_OR_RETURN(const std::vector<Iteration> iterations, RunIterations(session, flags));
+  const BenchReport report = Summarise(flags, iterations, session);
   fmt::print("{}", FormatReports({&report, 1}, format));
   return {};
 }

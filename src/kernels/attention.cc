@@ -1,7 +1,6 @@
 #include "kernels/attention.h"
 
 #include <algorithm>
-#include <atomic>
 #include <cassert>
 
 #include "kernels/kv_cache.h"
@@ -20,21 +19,28 @@ void AttentionRunner::RunTask(const Device::AttentionArgs& args, const Task& tas
   const KvCacheShape& shape = cache.shape();
   const int kv_head = task.head / (args.heads / shape.heads);
   const std::uint64_t offset = static_cast<std::uint64_t>(kv_head) * cache.head_bytes();
-  for (std::int64_t row = task.first_row; row < task.first_row + task.rows; ++row) {
-    const std::int64_t column = static_cast<std::int64_t>(task.head) * shape.head_dim;
+  const std::int64_t column = static_cast<std::int64_t>(task.head) * shape.head_dim;
+  const std::int64_t end = task.first_row + task.rows;
+  for (std::int64_t row = task.first_row; row < end;) {
+    const int rows = end - row >= kAttentionRows ? kAttentionRows : 1;
     const std::int64_t step_row = task.slice->first_row + row;
-    kernels_.attention_row[KernelTypeOf(cache)](
-        {.q = args.q + step_row * args.q_stride + column,
+    kernels_.attention[KernelTypeOf(cache)](
+        {.rows = rows,
+         .q = args.q + step_row * args.q_stride + column,
+         .q_stride = args.q_stride,
          .out = args.out + step_row * args.out_stride + column,
+         .out_stride = args.out_stride,
          .scratch = cache.scratch(thread),
          .key_base = cache.keys(args.layer) + offset,
          .value_base = cache.values(args.layer) + offset,
          .block_bytes = static_cast<std::int64_t>(cache.block_bytes()),
+         .head_bytes = static_cast<std::int64_t>(cache.head_bytes()),
          .blocks = task.slice->blocks,
          .keys = task.slice->first_position + row + 1,
          .head_dim = shape.head_dim,
          .scale = args.scale,
          .slope = args.alibi_slopes == nullptr ? 0.0F : args.alibi_slopes[task.head]});
+    row += rows;
   }
 }
 
@@ -50,12 +56,8 @@ void AttentionRunner::Run(const Device::AttentionArgs& args) {
       }
     }
   }
-  if (tasks_.empty()) return;
-  std::atomic<std::size_t> next{0};
-  pool_.Run([&](int thread) {
-    for (std::size_t i = 0; (i = next.fetch_add(1, std::memory_order_relaxed)) < tasks_.size();) {
-      RunTask(args, tasks_[i], thread);
-    }
+  pool_.ParallelStream(static_cast<std::int64_t>(tasks_.size()), [&](int thread, std::int64_t task) {
+    RunTask(args, tasks_[static_cast<std::size_t>(task)], thread);
   });
 }
 

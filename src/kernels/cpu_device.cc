@@ -136,8 +136,8 @@ class CpuDevice final : public Device {
     CopyBlock(pool_, static_cast<PagedKvCache&>(cache), from, to);
   }
 
-  Result<double> MeasureReadBandwidth(int budget_ms) override {
-    return MeasureReadBytesPerSecond(pool_, kernels_, budget_ms);
+  double MeasureReadBandwidth(std::span<const LinearWeights* const> weights, int budget_ms) override {
+    return MeasureReadBytesPerSecond(pool_, kernels_, weights, budget_ms);
   }
 
  private:

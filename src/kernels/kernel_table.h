@@ -60,7 +60,7 @@ struct LinearBlock {
   const void* x;             // packed rows: f32 [k][rows]; int8 and int4: bytes [k/4][rows][4]
   const float* x_scales;     // int8, int4: [group][rows]
   const int32_t* x_offsets;  // int8: [group][rows], −128·Σx of the group: undoes kWeightOffset
-  const float* x_sums;       // int4: [k/32][rows], Σx of what shares a weight scale, in units of the row's
+  const float* x_sums;       // int4: [k/32][rows], −Σx/16 of what shares a weight scale, in the row's units
   float* acc;                // [rows][acc_stride]
   int64_t acc_stride;        // floats
   bool resume;               // continue from acc (a later part of K) rather than from zero
@@ -74,14 +74,21 @@ struct LinearKernel {
   void (*single)(const LinearBlock&);
 };
 
-constexpr int kMaxLinearKernels = 6;
+constexpr int kFewKernels = 6;
 
-// y = activation(acc · scale + bias) + residual over `columns` ≤ 16 columns of `rows` rows.
+// Of one type of weights. Rows are cut into `many` while more than few[0].rows are left, and the rest into
+// the largest of `few` that fit.
+struct LinearKernels {
+  LinearKernel few[kFewKernels];  // where reading weights is the limit; falling `rows`, ends with rows == 1
+  LinearKernel many;              // where multiplying is
+};
+
+// y = activation(acc · scale + bias) + residual over `columns` columns of `rows` rows.
 struct LinearEpilogue {
   const float* acc;
   int64_t acc_stride;
-  const float* scales;    // [16] or null
-  const float* bias;      // [16] or null
+  const float* scales;    // [columns rounded up to 16] or null
+  const float* bias;      // [columns rounded up to 16] or null
   const float* residual;  // or null; may be y
   int64_t residual_stride;
   float* y;
@@ -103,7 +110,7 @@ struct QuantizeRow {
   int8_t* out;
   float* scales;     // [group][rows]
   int32_t* offsets;  // [group][rows], or null
-  float* sums;       // [k/32][rows], or null
+  float* sums;       // [k/32][rows], −Σx/16, or null
 };
 
 struct LayerNormRow {
@@ -115,28 +122,36 @@ struct LayerNormRow {
   float eps;
 };
 
-// One query row and head over keys [0, keys). Keys: [block][…][head_dim][16]; values:
-// [block][…][16][head_dim]; in int8 each followed by the 16 tokens' f32 scales.
-struct AttentionRow {
-  const float* q;        // [head_dim]
-  float* out;            // [head_dim]
-  float* scratch;        // [head_dim rounded up to 16]
+// Query rows of one head that a kernel takes at once: each key and value is then loaded once for all of them.
+constexpr int kAttentionRows = 4;
+
+// `rows` consecutive query rows of one sequence and head, 1 or kAttentionRows: the first over keys [0, keys),
+// each further row over one key more. Keys: [block][…][head_dim][16]; values: [block][…][16][head_dim]; in
+// int8 each followed by the 16 tokens' f32 scales.
+struct AttentionRows {
+  int rows;
+  const float* q;  // [rows][head_dim]
+  int64_t q_stride;
+  float* out;  // [rows][head_dim]
+  int64_t out_stride;
+  float* scratch;        // [rows][head_dim rounded up to 16]
   const void* key_base;  // this layer and head in block 0
   const void* value_base;
   int64_t block_bytes;    // from one block to the next, for keys and for values
-  const int32_t* blocks;  // [ceil(keys / 16)]
-  int64_t keys;
+  int64_t head_bytes;     // from this head's keys to those of the head that is likely next on this thread
+  const int32_t* blocks;  // of all keys
+  int64_t keys;           // of the first row
   int head_dim;
   float scale;
   float slope;  // added per key position (ALiBi); 0 for none
 };
 
 struct KernelTable {
-  LinearKernel linear[kKernelTypes][kMaxLinearKernels];  // falling `rows`, ends with rows == 1
+  LinearKernels linear[kKernelTypes];
   void (*epilogue)(const LinearEpilogue&);
   void (*quantize_row)(const QuantizeRow&);
   void (*layer_norm_row)(const LayerNormRow&);
-  void (*attention_row[4])(const AttentionRow&);  // by the cache's KernelType: f32, f16, bf16, int8
+  void (*attention[4])(const AttentionRows&);  // by the cache's KernelType: f32, f16, bf16, int8
   void (*f32_to_f16)(const float* from, int64_t count, uint16_t* to);
   void (*f16_to_f32)(const void* from, int64_t count, float* to);  // `from` may be unaligned
   // Reads every byte with the widest loads and returns a checksum, so that no load can be left out.

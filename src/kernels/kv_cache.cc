@@ -6,6 +6,7 @@
 #include <cmath>
 #include <cstring>
 #include <optional>
+#include <vector>
 
 #include "base/system.h"
 #include "kernels/memory.h"
@@ -20,7 +21,8 @@ static_assert(kKvTokens == kKvBlockTokens);
 constexpr std::uint64_t kSlackBytes = kPanelColumns * sizeof(float);
 
 std::uint64_t ScratchFloats(int head_dim) {
-  return (static_cast<std::uint64_t>(head_dim) + kPanelColumns - 1) / kPanelColumns * kPanelColumns;
+  return (static_cast<std::uint64_t>(head_dim) + kPanelColumns - 1) / kPanelColumns * kPanelColumns *
+         kAttentionRows;
 }
 
 // Bytes of all keys (or all values) with slack; nothing where they overflow.
@@ -154,10 +156,11 @@ void ToBF16(const float* from, std::int64_t count, std::uint16_t* to) {
   std::transform(from, from + count, to, F32ToBF16);
 }
 
+// Heads [first_head, end_head) of one token.
 void StoreToken(const KernelTable& kernels, PagedKvCache& cache, int layer, const Place& place,
-                const float* k, const float* v) {
+                const float* k, const float* v, int first_head, int end_head) {
   const KvCacheShape& shape = cache.shape();
-  for (int head = 0; head < shape.heads; ++head) {
+  for (int head = first_head; head < end_head; ++head) {
     const std::uint64_t offset = place.block_offset + static_cast<std::uint64_t>(head) * cache.head_bytes();
     std::byte* keys = cache.keys(layer) + offset;
     std::byte* values = cache.values(layer) + offset;
@@ -179,15 +182,27 @@ void StoreToken(const KernelTable& kernels, PagedKvCache& cache, int layer, cons
 void StoreKvRows(ThreadPool& pool, const KernelTable& kernels, PagedKvCache& cache, int layer, const float* k,
                  const float* v, std::int64_t stride, std::span<const SequenceSlice> slices) {
   assert(layer >= 0 && layer < cache.shape().layers);
+  struct Row {
+    Place place;
+    std::int64_t offset;  // of its k and v
+  };
+  std::vector<Row> rows;
   for (const SequenceSlice& slice : slices) {
-    pool.ParallelFor(slice.rows, kKvTokens, [&](std::int64_t begin, std::int64_t end) {
-      for (std::int64_t row = begin; row < end; ++row) {
-        const std::int64_t from = (slice.first_row + row) * stride;
-        StoreToken(kernels, cache, layer, PlaceOf(cache, slice, slice.first_position + row), k + from,
-                   v + from);
-      }
-    });
+    for (std::int64_t row = 0; row < slice.rows; ++row) {
+      rows.push_back({PlaceOf(cache, slice, slice.first_position + row), (slice.first_row + row) * stride});
+    }
   }
+  // A key's elements lie a line apart each, so that even one token is worth sharing.
+  const auto count = static_cast<std::int64_t>(rows.size());
+  const std::int64_t heads = cache.shape().heads;
+  const std::int64_t parts =
+      count == 0 ? 1 : std::clamp<std::int64_t>(2 * std::int64_t{pool.threads()} / count, 1, heads);
+  pool.ParallelStream(count * parts, [&](int, std::int64_t index) {
+    const Row& row = rows[static_cast<std::size_t>(index / parts)];
+    const std::int64_t part = index % parts;
+    StoreToken(kernels, cache, layer, row.place, k + row.offset, v + row.offset,
+               static_cast<int>(heads * part / parts), static_cast<int>(heads * (part + 1) / parts));
+  });
 }
 
 void CopyBlock(ThreadPool& pool, PagedKvCache& cache, std::int32_t from, std::int32_t to) {

@@ -38,7 +38,7 @@ class PagedKvCache final : public KvCache {
   std::byte* values(int layer) { return values_.data() + static_cast<std::uint64_t>(layer) * layer_bytes(); }
   const std::byte* keys(int layer) const { return const_cast<PagedKvCache*>(this)->keys(layer); }
   const std::byte* values(int layer) const { return const_cast<PagedKvCache*>(this)->values(layer); }
-  // A thread's [head_dim rounded up to 16] floats.
+  // A thread's [kAttentionRows][head_dim rounded up to 16] floats.
   float* scratch(int thread) const;
 
  private:

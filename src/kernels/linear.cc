@@ -61,17 +61,20 @@ Status LinearRunner::Reserve(const PackedShape& shape) {
   return {};
 }
 
-// Strips of kStripRows rows, each cut into the largest kernels that fit.
+// Strips of kStripRows rows, each cut into kernels as kernel_table.h says.
 void LinearRunner::CutRows(KernelType type, std::int64_t rows) {
   blocks_.clear();
   strip_starts_.clear();
   for (std::int64_t strip = 0; strip < rows; strip += kStripRows) {
     strip_starts_.push_back(blocks_.size());
     const std::int64_t end = std::min(rows, strip + kStripRows);
-    const LinearKernel* kernel = kernels_.linear[type];
-    for (std::int64_t row = strip; row < end; row += kernel->rows) {
-      while (kernel->rows > end - row) ++kernel;  // the last one has a single row
-      blocks_.push_back({row, kernel});
+    const LinearKernels& kernels = kernels_.linear[type];
+    for (std::int64_t row = strip; row < end; row += blocks_.back().kernel->rows) {
+      const std::int64_t left = end - row;
+      const LinearKernel* kernel = kernels.few;
+      while (kernel->rows > left) ++kernel;  // the last has a single row
+      const bool many = left > kernels.few[0].rows && left >= kernels.many.rows;
+      blocks_.push_back({row, many ? &kernels.many : kernel});
     }
   }
   strip_starts_.push_back(blocks_.size());
@@ -151,22 +154,36 @@ void LinearRunner::Finish(const Chunk& chunk, const Tile& tile, std::int64_t fir
   const std::int64_t row = chunk.first_row + first_row;
   const float* scales = chunk.weights->scales();
   const float* bias = chunk.weights->bias();
-  for (int p = 0; p < tile.panels; ++p) {
-    const std::int64_t column = (tile.first_panel + p) * kPanelColumns;
-    const std::int64_t columns =
-        std::min<std::int64_t>(kPanelColumns, chunk.weights->out_features() - column);
-    kernels_.epilogue(
-        {.acc = acc + p * kPanelColumns,
-         .acc_stride = kAccStride,
-         .scales = scales == nullptr ? nullptr : scales + column,
-         .bias = bias == nullptr ? nullptr : bias + column,
-         .residual = args.residual == nullptr ? nullptr : args.residual + row * args.residual_stride + column,
-         .residual_stride = args.residual_stride,
-         .y = args.y + row * args.y_stride + column,
-         .y_stride = args.y_stride,
-         .rows = rows,
-         .columns = static_cast<int>(columns),
-         .activation = static_cast<int>(args.activation)});
+  const std::int64_t column = tile.first_panel * kPanelColumns;
+  const std::int64_t columns =
+      std::min<std::int64_t>(tile.panels * kPanelColumns, chunk.weights->out_features() - column);
+  kernels_.epilogue(
+      {.acc = acc,
+       .acc_stride = kAccStride,
+       .scales = scales == nullptr ? nullptr : scales + column,
+       .bias = bias == nullptr ? nullptr : bias + column,
+       .residual = args.residual == nullptr ? nullptr : args.residual + row * args.residual_stride + column,
+       .residual_stride = args.residual_stride,
+       .y = args.y + row * args.y_stride + column,
+       .y_stride = args.y_stride,
+       .rows = rows,
+       .columns = static_cast<int>(columns),
+       .activation = static_cast<int>(args.activation)});
+}
+
+// What Finish reads and writes, asked for a tile's time ahead: a step of few rows would wait for memory here,
+// and the thread's next tile behind it.
+void LinearRunner::PrefetchOutputs(const Chunk& chunk, const Tile& tile, const RowBlock& block) const {
+  const Device::LinearArgs& args = *chunk.args;
+  const std::int64_t begin = tile.first_panel * kPanelColumns;
+  for (std::int64_t column = begin; column < begin + tile.panels * kPanelColumns; column += kPanelColumns) {
+    if (chunk.weights->scales() != nullptr) __builtin_prefetch(chunk.weights->scales() + column);
+    if (chunk.weights->bias() != nullptr) __builtin_prefetch(chunk.weights->bias() + column);
+    for (int r = 0; r < block.kernel->rows; ++r) {
+      const std::int64_t row = chunk.first_row + block.row + r;
+      __builtin_prefetch(args.y + row * args.y_stride + column, /*rw=*/1);
+      if (args.residual != nullptr) __builtin_prefetch(args.residual + row * args.residual_stride + column);
+    }
   }
 }
 
@@ -176,6 +193,7 @@ void LinearRunner::RunStrip(const Chunk& chunk, const Tile& tile, std::span<cons
   const PackedShape& shape = chunk.weights->shape();
   alignas(64) float acc[kStripRows * kAccStride];  // written by the first piece of K before it is read
   const std::int64_t first_row = blocks.front().row;
+  if (blocks.size() == 1) PrefetchOutputs(chunk, tile, blocks.front());
   // A single block passes over the weights once: nothing to keep.
   const std::int64_t piece = blocks.size() == 1 ? shape.k_padded : PieceOf(shape);
   for (std::int64_t k = 0; k < shape.k_padded; k += piece) {
@@ -192,21 +210,16 @@ void LinearRunner::Run(const Device::LinearArgs& args) {
   const PackedShape& shape = weights.shape();
   assert(args.x_stride >= shape.in_features && args.y_stride >= shape.out_features);
   const std::int64_t groups = (shape.panels + kGroupPanels - 1) / kGroupPanels;
-  // Contiguous runs of panels per thread, so that memory is read in order; several per thread, so that one
-  // delayed thread does not hold up the rest.
-  const std::int64_t grain = std::max<std::int64_t>(1, groups / (pool_.threads() * std::int64_t{8}));
   for (std::int64_t first_row = 0; first_row < args.rows; first_row += kChunkRows) {
     const Chunk chunk{&args, &weights, first_row, QuantGroups(shape.k_padded)};
     CutRows(shape.type, std::min(kChunkRows, args.rows - first_row));
     PackRows(chunk);
-    pool_.ParallelFor(groups, grain, [&](std::int64_t begin, std::int64_t end) {
-      for (std::int64_t group = begin; group < end; ++group) {
-        const std::int64_t panel = group * kGroupPanels;
-        const Tile tile{panel, static_cast<int>(std::min<std::int64_t>(kGroupPanels, shape.panels - panel))};
-        for (std::size_t strip = 0; strip + 1 < strip_starts_.size(); ++strip) {
-          const std::size_t start = strip_starts_[strip];
-          RunStrip(chunk, tile, std::span(blocks_).subspan(start, strip_starts_[strip + 1] - start));
-        }
+    pool_.ParallelStream(groups, [&](int, std::int64_t group) {
+      const std::int64_t panel = group * kGroupPanels;
+      const Tile tile{panel, static_cast<int>(std::min<std::int64_t>(kGroupPanels, shape.panels - panel))};
+      for (std::size_t strip = 0; strip + 1 < strip_starts_.size(); ++strip) {
+        const std::size_t start = strip_starts_[strip];
+        RunStrip(chunk, tile, std::span(blocks_).subspan(start, strip_starts_[strip + 1] - start));
       }
     });
   }

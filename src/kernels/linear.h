@@ -47,6 +47,7 @@ class LinearRunner {
   void RunStrip(const Chunk& chunk, const Tile& tile, std::span<const RowBlock> blocks);
   void RunBlock(const Chunk& chunk, const Tile& tile, const RowBlock& block, std::int64_t k,
                 std::int64_t length, float* acc);
+  void PrefetchOutputs(const Chunk& chunk, const Tile& tile, const RowBlock& block) const;
   void Finish(const Chunk& chunk, const Tile& tile, std::int64_t first_row, std::int64_t rows,
               const float* acc) const;
 

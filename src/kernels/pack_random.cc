@@ -108,9 +108,8 @@ Result<std::unique_ptr<PackedLinear>> PackRandom(ThreadPool& pool, std::int64_t 
                                                  float stddev, std::uint64_t seed) {
   ASSIGN_OR_RETURN(const PackedShape shape, MakePackedShape(out_features, in_features, has_bias, dtype));
   ASSIGN_OR_RETURN(auto packed, PackedLinear::Allocate(shape));
-  pool.ParallelFor(shape.panels, 1, [&](std::int64_t begin, std::int64_t end) {
-    for (std::int64_t panel = begin; panel < end; ++panel) FillPanel(*packed, panel, stddev, seed);
-  });
+  pool.ParallelStream(shape.panels,
+                      [&](int, std::int64_t panel) { FillPanel(*packed, panel, stddev, seed); });
   return packed;
 }
 

@@ -204,12 +204,9 @@ Result<std::unique_ptr<PackedLinear>> PackFromSource(ThreadPool& pool, const Ker
   ASSIGN_OR_RETURN(AlignedBuffer scratch,
                    AllocateChecked(rows_floats * sizeof(float) * static_cast<std::uint64_t>(pool.threads()),
                                    "packing a linear layer"));
-  std::atomic<std::int64_t> next{0};
-  pool.Run([&](int thread) {
+  pool.ParallelStream(shape.panels, [&](int thread, std::int64_t panel) {
     float* rows = scratch.as<float>() + rows_floats * static_cast<std::uint64_t>(thread);
-    for (std::int64_t panel = 0; (panel = next.fetch_add(1, std::memory_order_relaxed)) < shape.panels;) {
-      PackPanel(*packed, kernels, source, panel, rows);
-    }
+    PackPanel(*packed, kernels, source, panel, rows);
   });
   if (shape.has_bias) {
     ForEachRow(source.bias, 0, shape.out_features,

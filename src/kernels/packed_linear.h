@@ -63,6 +63,7 @@ class PackedLinear final : public LinearWeights {
   std::uint64_t size_bytes() const override { return shape_.total_bytes; }
 
   const PackedShape& shape() const { return shape_; }
+  const std::byte* data() const { return buffer_.data(); }
   std::byte* panel(std::int64_t index) {
     return buffer_.data() + static_cast<std::uint64_t>(index) * shape_.panel_bytes;
   }

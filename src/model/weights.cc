@@ -342,13 +342,21 @@ Result<ModelWeights> RandomWeights(const ModelSpec& spec, DType dtype, Device& d
   return Builder(spec, source, progress).Build(dtype);
 }
 
-std::uint64_t ModelWeights::BytesPerStep() const {
-  std::uint64_t bytes = head_or_embed().size_bytes();
-  if (project_in) bytes += project_in->size_bytes() + project_out->size_bytes();
+std::vector<const LinearWeights*> ModelWeights::StepLinears() const {
+  std::vector<const LinearWeights*> linears;
+  if (project_in) linears.push_back(project_in.get());
   for (const LayerWeights& layer : layers) {
-    bytes += layer.qkv->size_bytes() + layer.attention_out->size_bytes() + layer.ffn_up->size_bytes() +
-             layer.ffn_down->size_bytes();
+    for (const auto& linear : {&layer.qkv, &layer.attention_out, &layer.ffn_up, &layer.ffn_down})
+      linears.push_back(linear->get());
   }
+  if (project_out) linears.push_back(project_out.get());
+  linears.push_back(&head_or_embed());
+  return linears;
+}
+
+std::uint64_t ModelWeights::BytesPerStep() const {
+  std::uint64_t bytes = 0;
+  for (const LinearWeights* linear : StepLinears()) bytes += linear->size_bytes();
   return bytes;
 }
 

@@ -44,7 +44,8 @@ struct ModelWeights {
 
   const LinearWeights& head_or_embed() const { return head ? *head : *embed; }
 
-  // Bytes of packed weights that one decode step reads: every linear layer and the head once.
+  // What one decode step reads, in its order: every linear layer and the head once.
+  std::vector<const LinearWeights*> StepLinears() const;
   std::uint64_t BytesPerStep() const;
 };
 

@@ -215,9 +215,11 @@ class Device {
   // --- limits
   // ----------------------------------------------------------------------------------------------------------
 
-  // Bytes per second that all threads together read from memory, sequentially, over a buffer far larger than
-  // the caches: the limit of decode. Takes about `budget_ms`; the best of several passes.
-  virtual Result<double> MeasureReadBandwidth(int budget_ms) = 0;
+  // Bytes per second that all threads together read these weights with and do nothing else: the limit of a
+  // decode step that goes through them. The very bytes, because memory is not equally fast everywhere (a
+  // machine's own and another node's, to begin with). Takes at least one pass and about `budget_ms`; the best
+  // of its passes.
+  virtual double MeasureReadBandwidth(std::span<const LinearWeights* const> weights, int budget_ms) = 0;
 };
 
 }  // namespace bloomery

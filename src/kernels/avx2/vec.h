@@ -10,6 +10,9 @@ namespace bloomery {
 namespace {
 
 struct Avx2 {
+  // F that a loop may sum into: 4 × 2 of 16 registers; the rest holds what is multiplied.
+  static constexpr int kAccumulators = 4;
+
   struct F {
     __m256 lo, hi;
   };
@@ -173,6 +176,19 @@ struct Avx2 {
     const __m128i bytes = _mm_loadu_si128(reinterpret_cast<const __m128i*>(from));
     return {_mm256_cvtepi32_ps(_mm256_cvtepu8_epi32(bytes)),
             _mm256_cvtepi32_ps(_mm256_cvtepu8_epi32(_mm_srli_si128(bytes, 8)))};
+  }
+  // lane i + lane i + 8, then + 4, + 2, + 1.
+  static float SumLanes(F v) {
+    const __m256 eight = _mm256_add_ps(v.lo, v.hi);
+    const __m128 four = _mm_add_ps(_mm256_castps256_ps128(eight), _mm256_extractf128_ps(eight, 1));
+    const __m128 two = _mm_add_ps(four, _mm_movehl_ps(four, four));
+    return _mm_cvtss_f32(_mm_add_ss(two, _mm_shuffle_ps(two, two, 1)));
+  }
+  static float MaxLanes(F v) {
+    const __m256 eight = _mm256_max_ps(v.lo, v.hi);
+    const __m128 four = _mm_max_ps(_mm256_castps256_ps128(eight), _mm256_extractf128_ps(eight, 1));
+    const __m128 two = _mm_max_ps(four, _mm_movehl_ps(four, four));
+    return _mm_cvtss_f32(_mm_max_ss(two, _mm_shuffle_ps(two, two, 1)));
   }
   static F ToFloat(I v) { return {_mm256_cvtepi32_ps(v.lo), _mm256_cvtepi32_ps(v.hi)}; }
 };

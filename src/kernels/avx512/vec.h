@@ -13,6 +13,8 @@ namespace bloomery {
 namespace {
 
 struct Avx512 {
+  // F that a loop may sum into: 16 of 32 registers; the rest holds what is multiplied.
+  static constexpr int kAccumulators = 16;
   using F = __m512;
   using I = __m512i;
   using W = __m512i;
@@ -110,6 +112,9 @@ struct Avx512 {
   static F LoadBytes(const char* from) {
     return _mm512_cvtepi32_ps(_mm512_cvtepu8_epi32(_mm_loadu_si128(reinterpret_cast<const __m128i*>(from))));
   }
+  // lane i + lane i + 8, then + 4, + 2, + 1: the same tree as Avx2's.
+  static float SumLanes(F v) { return _mm512_reduce_add_ps(v); }
+  static float MaxLanes(F v) { return _mm512_reduce_max_ps(v); }
   static F ToFloat(I v) { return _mm512_cvtepi32_ps(v); }
 };
 

@@ -10,9 +10,13 @@
 
 namespace bloomery::generic {
 
-// Bytes ahead of the current load that weights are prefetched, per panel: two 4 KiB-page-crossing hardware
-// prefetch gaps are hidden at 1–2 KiB, and more only displaces the activations from L1.
-constexpr int kPrefetchBytes = 1024;
+// Bytes ahead of the current load that weights are prefetched, per panel. One panel at a time is one stream
+// through memory, from panel to panel; several are as many streams, that begin anew with every tile. Chosen
+// by measurement, which is all there is to say for them.
+template <int P>
+constexpr int kPrefetchBytes = P == 1 ? 8192 : 1024;
+template <int R, int P>
+constexpr int kNibblePrefetchBytes = R == 1 && P == 1 ? 4096 : kPrefetchBytes<P>;
 
 // How a type's panel is read: one step covers kStepK values of k and kStepBytes of a panel, giving kStepK
 // vectors of 16 f32.
@@ -58,7 +62,7 @@ void FloatBlock(const LinearBlock& block) {
     BLOOMERY_UNROLL
     for (int p = 0; p < P; ++p) {
       Weights::Load(weights + p * block.panel_bytes, w[p]);
-      V::Prefetch(weights + p * block.panel_bytes + kPrefetchBytes);
+      V::Prefetch(weights + p * block.panel_bytes + kPrefetchBytes<P>);
     }
     BLOOMERY_UNROLL
     for (int s = 0; s < Weights::kStepK; ++s) {
@@ -93,7 +97,7 @@ inline void QuantGroupDot(const char* weights, int64_t panel_bytes, const int8_t
     BLOOMERY_UNROLL
     for (int p = 0; p < P; ++p) {
       w[p] = V::LoadWeights(weights + p * panel_bytes);
-      V::Prefetch(weights + p * panel_bytes + kPrefetchBytes);
+      V::Prefetch(weights + p * panel_bytes + kPrefetchBytes<P>);
     }
     BLOOMERY_UNROLL
     for (int r = 0; r < R; ++r) {
@@ -151,7 +155,7 @@ inline void NibbleGroupDot(const char* nibbles, int64_t panel_bytes, const int8_
     BLOOMERY_UNROLL
     for (int p = 0; p < P; ++p) {
       V::LoadNibbles(nibbles + p * panel_bytes, low[p], high[p]);
-      V::Prefetch(nibbles + p * panel_bytes + kPrefetchBytes);
+      V::Prefetch(nibbles + p * panel_bytes + kNibblePrefetchBytes<R, P>);
     }
     BLOOMERY_UNROLL
     for (int r = 0; r < R; ++r) {
@@ -167,7 +171,7 @@ inline void NibbleGroupDot(const char* nibbles, int64_t panel_bytes, const int8_
   }
 }
 
-// Σ (q − z/16)·x = Σ q·x − z/16 · Σx: the zero costs one multiply-add for 32 values.
+// Σ (q − z/16)·x = Σ q·x + z · (−Σx/16): the zero costs one multiply-add for 32 values.
 template <class V, int R, int P>
 void Int4Block(const LinearBlock& block) {
   using F = typename V::F;
@@ -183,6 +187,12 @@ void Int4Block(const LinearBlock& block) {
       BLOOMERY_UNROLL
       for (int p = 0; p < P; ++p) total[r][p] = V::Zero();
     }
+    BLOOMERY_UNROLL
+    for (int p = 0; p < P; ++p) {
+      const char* header = weights + p * block.panel_bytes + kNibblePrefetchBytes<R, P>;
+      V::Prefetch(header);
+      V::Prefetch(header + kNibbleHeaderBytes / 2);
+    }
     for (int group = 0; group < kNibbleGroups; ++group) {
       const char* nibbles = weights + kNibbleHeaderBytes + group * kNibbleGroup * kPanelColumns / 2;
       typename V::N dot[R][P];
@@ -192,11 +202,10 @@ void Int4Block(const LinearBlock& block) {
         const char* header = weights + p * block.panel_bytes + group * kPanelColumns;
         const F scale = V::LoadBytes(header);
         const F zero = V::LoadBytes(header + kNibbleGroups * kPanelColumns);
-        const F shift = V::Mul(V::Mul(scale, zero), V::Set1(-1.0F / kNibbleZeroSteps));
         BLOOMERY_UNROLL
         for (int r = 0; r < R; ++r) {
-          total[r][p] = V::Fma(V::ToFloat(V::NibbleSum(dot[r][p])), scale, total[r][p]);
-          total[r][p] = V::Fma(shift, V::Set1(sums[r]), total[r][p]);
+          const F centred = V::Fma(zero, V::Set1(sums[r]), V::ToFloat(V::NibbleSum(dot[r][p])));
+          total[r][p] = V::Fma(centred, scale, total[r][p]);
         }
       }
       x += kNibbleGroup * R;

@@ -69,24 +69,4 @@ inline typename V::F Activate(typename V::F x, int activation) {
   }
 }
 
-// Sum of the 16 lanes, always as the same tree.
-template <class V>
-inline float SumLanes(typename V::F v) {
-  float lane[kPanelColumns];
-  V::Store(lane, v);
-  for (int width = kPanelColumns / 2; width > 0; width /= 2) {
-    for (int i = 0; i < width; ++i) lane[i] += lane[i + width];
-  }
-  return lane[0];
-}
-
-template <class V>
-inline float MaxLanes(typename V::F v) {
-  float lane[kPanelColumns];
-  V::Store(lane, v);
-  float largest = lane[0];
-  for (int i = 1; i < kPanelColumns; ++i) largest = lane[i] > largest ? lane[i] : largest;
-  return largest;
-}
-
 }  // namespace bloomery::generic

@@ -9,18 +9,18 @@ namespace bloomery::generic {
 
 template <class V>
 void Epilogue(const LinearEpilogue& e) {
-  using F = typename V::F;
-  const F scales = e.scales != nullptr ? V::Load(e.scales) : V::Set1(1.0F);
-  const F bias = e.bias != nullptr ? V::Load(e.bias) : V::Zero();
   for (int64_t r = 0; r < e.rows; ++r) {
-    F value = V::Load(e.acc + r * e.acc_stride);
-    if (e.scales != nullptr) value = V::Mul(value, scales);
-    if (e.bias != nullptr) value = V::Add(value, bias);
-    value = Activate<V>(value, e.activation);
-    if (e.residual != nullptr) {
-      value = V::Add(value, V::LoadFirst(e.residual + r * e.residual_stride, e.columns));
+    for (int c = 0; c < e.columns; c += kPanelColumns) {
+      const int columns = e.columns - c < kPanelColumns ? e.columns - c : kPanelColumns;
+      typename V::F value = V::Load(e.acc + r * e.acc_stride + c);
+      if (e.scales != nullptr) value = V::Mul(value, V::Load(e.scales + c));
+      if (e.bias != nullptr) value = V::Add(value, V::Load(e.bias + c));
+      value = Activate<V>(value, e.activation);
+      if (e.residual != nullptr) {
+        value = V::Add(value, V::LoadFirst(e.residual + r * e.residual_stride + c, columns));
+      }
+      V::StoreFirst(e.y + r * e.y_stride + c, value, columns);
     }
-    V::StoreFirst(e.y + r * e.y_stride, value, e.columns);
   }
 }
 
@@ -45,7 +45,7 @@ void Quantize(const QuantizeRow& q) {
       largest = V::Max(V::Abs(x), largest);
       poison = V::Fma(x, V::Zero(), poison);
     }
-    const float absmax = MaxLanes<V>(largest);
+    const float absmax = V::MaxLanes(largest);
     const F inverse = V::Set1(absmax > kQuantFloor ? 127.0F / absmax : 0.0F);
     F sum = V::Zero();   // of integers below 2²⁴: exact in any order
     F part = V::Zero();  // of the values since the last of q.sums
@@ -55,18 +55,18 @@ void Quantize(const QuantizeRow& q) {
       sum = V::Add(sum, v);
       part = V::Add(part, v);
       if (q.sums != nullptr && (k + kPanelColumns) % kNibbleGroup == 0) {
-        q.sums[k / kNibbleGroup * q.rows + q.row] = SumLanes<V>(part);
+        q.sums[k / kNibbleGroup * q.rows + q.row] = V::SumLanes(part) * (-1.0F / kNibbleZeroSteps);
         part = V::Zero();
       }
       int8_t bytes[kPanelColumns];
       V::StoreInt8(bytes, v);
-      for (int64_t i = 0; i < kPanelColumns && k + i < end; i += 4) {
-        __builtin_memcpy(q.out + ((k + i) / 4 * q.rows + q.row) * 4, bytes + i, 4);
-      }
+      const int64_t quads = end - k < kPanelColumns ? (end - k) / 4 : kPanelColumns / 4;
+      int8_t* out = q.out + (k / 4 * q.rows + q.row) * 4;
+      for (int64_t i = 0; i < quads; ++i) __builtin_memcpy(out + i * q.rows * 4, bytes + i * 4, 4);
     }
-    q.scales[group * q.rows + q.row] = absmax / 127.0F + SumLanes<V>(poison);
+    q.scales[group * q.rows + q.row] = absmax / 127.0F + V::SumLanes(poison);
     if (q.offsets != nullptr) {
-      q.offsets[group * q.rows + q.row] = -kWeightOffset * static_cast<int32_t>(SumLanes<V>(sum));
+      q.offsets[group * q.rows + q.row] = -kWeightOffset * static_cast<int32_t>(V::SumLanes(sum));
     }
   }
 }
@@ -78,7 +78,7 @@ void LayerNorm(const LayerNormRow& n) {
   const float count = static_cast<float>(n.columns);
   F sum = V::Zero();
   for (int64_t c = 0; c < n.columns; c += kPanelColumns) sum = V::Add(sum, LoadRow<V>(n.x, c, n.columns));
-  const F mean = V::Set1(SumLanes<V>(sum) / count);
+  const F mean = V::Set1(V::SumLanes(sum) / count);
   F squares = V::Zero();
   for (int64_t c = 0; c < n.columns; c += kPanelColumns) {
     // Lanes past the end are set to 0.
@@ -86,7 +86,7 @@ void LayerNorm(const LayerNormRow& n) {
     const F distance = V::KeepFirst(V::Sub(LoadRow<V>(n.x, c, n.columns), mean), left);
     squares = V::Fma(distance, distance, squares);
   }
-  const F inverse = V::Div(V::Set1(1.0F), V::Sqrt(V::Set1(SumLanes<V>(squares) / count + n.eps)));
+  const F inverse = V::Div(V::Set1(1.0F), V::Sqrt(V::Set1(V::SumLanes(squares) / count + n.eps)));
   for (int64_t c = 0; c < n.columns; c += kPanelColumns) {
     const int left = n.columns - c < kPanelColumns ? static_cast<int>(n.columns - c) : kPanelColumns;
     F value = V::Mul(V::Sub(V::LoadFirst(n.x + c, left), mean), inverse);

@@ -77,7 +77,7 @@ void Int4Block(const LinearBlock& block) {
         const auto scale = static_cast<float>(weights[group * kPanelColumns + lane]);
         const auto zero = static_cast<float>(weights[(kNibbleGroups + group) * kPanelColumns + lane]);
         const float sum = block.x_sums[(begin / kNibbleGroup) + group];
-        total += scale * static_cast<float>(dot) - scale * zero / kNibbleZeroSteps * sum;
+        total += scale * (static_cast<float>(dot) + zero * sum);
       }
       block.acc[lane] += total * block.x_scales[begin / kQuantGroup];
     }
@@ -131,7 +131,7 @@ void Quantize(const QuantizeRow& q) {
       sum += rounded;
       if (q.sums != nullptr) {
         float& part = q.sums[k / kNibbleGroup * q.rows + q.row];
-        part = (k % kNibbleGroup == 0 ? 0.0F : part) + static_cast<float>(rounded);
+        part = (k % kNibbleGroup == 0 ? 0.0F : part) - static_cast<float>(rounded) / kNibbleZeroSteps;
       }
     }
     q.scales[group * q.rows + q.row] = absmax / 127.0F + poison;
@@ -159,14 +159,14 @@ void LayerNorm(const LayerNormRow& n) {
 }
 
 template <typename Element>
-const typename Element::Type* BlockAt(const void* base, const AttentionRow& a, std::int64_t key) {
+const typename Element::Type* BlockAt(const void* base, const AttentionRows& a, std::int64_t key) {
   return reinterpret_cast<const typename Element::Type*>(static_cast<const std::byte*>(base) +
                                                          a.blocks[key / kKvTokens] * a.block_bytes);
 }
 
 // Of a token in a block of keys or values; 1 for the types that need none.
 template <typename Element>
-float ScaleOf(const typename Element::Type* block, const AttentionRow& a, std::int64_t key) {
+float ScaleOf(const typename Element::Type* block, const AttentionRows& a, std::int64_t key) {
   if constexpr (sizeof(typename Element::Type) > 1) return 1.0F;
   float scale = 0;
   const auto* scales = reinterpret_cast<const std::byte*>(block + std::ptrdiff_t{a.head_dim} * kKvTokens);
@@ -175,30 +175,37 @@ float ScaleOf(const typename Element::Type* block, const AttentionRow& a, std::i
 }
 
 template <typename Element>
-float Score(const AttentionRow& a, std::int64_t key) {
+float Score(const AttentionRows& a, const float* q, std::int64_t key) {
   const auto* block = BlockAt<Element>(a.key_base, a, key);
   const auto* keys = block + key % kKvTokens;
   float dot = 0;
-  for (int d = 0; d < a.head_dim; ++d) dot += a.q[d] * Element::Read(keys[d * kKvTokens]);
+  for (int d = 0; d < a.head_dim; ++d) dot += q[d] * Element::Read(keys[d * kKvTokens]);
   return dot * ScaleOf<Element>(block, a, key) * a.scale + static_cast<float>(key) * a.slope;
 }
 
 // Two passes and scores computed twice: no scratch that grows with the context, and nothing to get wrong.
 template <typename Element>
-void Attention(const AttentionRow& a) {
+void AttendRow(const AttentionRows& a, int row) {
+  const std::int64_t keys = a.keys + row;
+  const float* q = a.q + row * a.q_stride;
   float largest = -std::numeric_limits<float>::infinity();
-  for (std::int64_t key = 0; key < a.keys; ++key) largest = std::max(largest, Score<Element>(a, key));
+  for (std::int64_t key = 0; key < keys; ++key) largest = std::max(largest, Score<Element>(a, q, key));
   std::fill_n(a.scratch, a.head_dim, 0.0F);
   float sum = 0;
-  for (std::int64_t key = 0; key < a.keys; ++key) {
-    const float weight = std::exp(Score<Element>(a, key) - largest);
+  for (std::int64_t key = 0; key < keys; ++key) {
+    const float weight = std::exp(Score<Element>(a, q, key) - largest);
     const auto* block = BlockAt<Element>(a.value_base, a, key);
     const auto* value = block + key % kKvTokens * a.head_dim;
     const float scaled = weight * ScaleOf<Element>(block, a, key);
     for (int d = 0; d < a.head_dim; ++d) a.scratch[d] += scaled * Element::Read(value[d]);
     sum += weight;
   }
-  for (int d = 0; d < a.head_dim; ++d) a.out[d] = a.scratch[d] / sum;
+  for (int d = 0; d < a.head_dim; ++d) a.out[row * a.out_stride + d] = a.scratch[d] / sum;
+}
+
+template <typename Element>
+void Attention(const AttentionRows& a) {
+  for (int row = 0; row < a.rows; ++row) AttendRow<Element>(a, row);
 }
 
 void F32ToF16Row(const float* from, std::int64_t count, std::uint16_t* to) {
@@ -225,21 +232,20 @@ std::uint64_t ReadBytes(const void* from, std::size_t size_bytes) {
   return sum;
 }
 
-constexpr LinearKernel OneByOne(void (*run)(const LinearBlock&)) { return {1, 1, run, run}; }
+constexpr LinearKernels OneByOne(void (*run)(const LinearBlock&)) {
+  return {.few = {{1, 1, run, run}}, .many = {1, 1, run, run}};
+}
 
 }  // namespace
 
 const KernelTable kRefKernels = {
-    .linear = {{OneByOne(FloatBlock<F32Element, 1>)},
-               {OneByOne(FloatBlock<F16Element, 1>)},
-               {OneByOne(FloatBlock<BF16Element, 2>)},
-               {OneByOne(Int8Block)},
-               {OneByOne(Int4Block)}},
+    .linear = {OneByOne(FloatBlock<F32Element, 1>), OneByOne(FloatBlock<F16Element, 1>),
+               OneByOne(FloatBlock<BF16Element, 2>), OneByOne(Int8Block), OneByOne(Int4Block)},
     .epilogue = Epilogue,
     .quantize_row = Quantize,
     .layer_norm_row = LayerNorm,
-    .attention_row = {Attention<F32Element>, Attention<F16Element>, Attention<BF16Element>,
-                      Attention<Int8Element>},
+    .attention = {Attention<F32Element>, Attention<F16Element>, Attention<BF16Element>,
+                  Attention<Int8Element>},
     .f32_to_f16 = F32ToF16Row,
     .f16_to_f32 = F16ToF32Row,
     .read_bytes = ReadBytes,

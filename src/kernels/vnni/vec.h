@@ -18,10 +18,13 @@ struct Vnni : Avx512 {
     __builtin_memcpy(&four, from, sizeof(four));
     return _mm512_set1_epi32(four);
   }
-  static I Dot(I sum, W w, X x) { return _mm512_dpbusd_epi32(sum, w, x); }
+  static I Dot(I sum, W w, X x) {
+    asm("vpdpbusd %2, %1, %0" : "+v"(sum) : "v"(w), "v"(x));
+    return sum;
+  }
 
   // Nibbles are unsigned as they are.
-  static N NibbleDot(N sum, W w, I x) { return _mm512_dpbusd_epi32(sum, w, x); }
+  static N NibbleDot(N sum, W w, I x) { return Dot(sum, w, x); }
   static I NibbleSum(N v) { return v; }
 };
 
