@@ -26,7 +26,7 @@ struct LoadOptions {
   std::int64_t max_context_tokens = 0;  // 0: what the model was made for
   std::int64_t max_batch_tokens = 512;
   std::int64_t max_prefill_tokens =
-      0;  // of them for prompts, beside running sequences; 0: as many as those have rows
+      0;  // of them for prompts, beside running sequences; 0: Scheduler::PrefillRows chooses
   int max_batch_size = 64;
   int default_max_new_tokens = 128;
   // Prompt tokens that may wait; a request that would pass it is refused with kOverloaded.

@@ -41,16 +41,34 @@ std::vector<WorkItem> Scheduler::PlanOnce() {
   std::vector<WorkItem> items;
   std::int64_t budget = limits_.max_batch_tokens;
   PlanDecodes(items, budget);
-  if (const std::int64_t decoding = limits_.max_batch_tokens - budget; decoding > 0) {
-    budget = std::min(budget, limits_.max_prefill_tokens > 0 ? limits_.max_prefill_tokens
-                                                             : std::max(decoding, kLeastPrefillRows));
-  }
+  if (const std::int64_t decoding = limits_.max_batch_tokens - budget; decoding > 0)
+    budget = std::min(budget, PrefillRows(decoding, budget));
   for (const auto& group : running_) {
     if (!group->decoding()) PlanPrefill(*group, items, budget);
   }
   Admit(items, budget);
   PlanDrafts(items);
   return items;
+}
+
+// What waits for its first token is weighed against what waits for its next: prompts that all fit into one
+// step and are more than the sequences they hold up are taken at once, others in pieces that cost about as
+// much as decoding does.
+std::int64_t Scheduler::PrefillRows(std::int64_t decoding, std::int64_t room) const {
+  if (limits_.max_prefill_tokens > 0) return limits_.max_prefill_tokens;
+  std::int64_t sequences = 0;
+  std::int64_t rows = 0;
+  for (const auto& group : running_) {
+    if (group->decoding()) continue;
+    ++sequences;
+    for (const Sequence& sequence : group->sequences) rows += sequence.pending();
+  }
+  for (const auto& group : waiting_) {
+    ++sequences;
+    rows += static_cast<std::int64_t>(group->prompt_tokens);
+  }
+  if (sequences > decoding && rows <= room) return rows;
+  return std::max(decoding, kLeastPrefillRows);
 }
 
 void Scheduler::PlanDecodes(std::vector<WorkItem>& items, std::int64_t& budget) {

@@ -61,6 +61,8 @@ class Scheduler {
 
  private:
   std::vector<WorkItem> PlanOnce();
+  // Prompt rows that a step takes beside `decoding` rows, where there is room for `room`.
+  std::int64_t PrefillRows(std::int64_t decoding, std::int64_t room) const;
   void PlanDecodes(std::vector<WorkItem>& items, std::int64_t& budget);
   void PlanPrefill(Group& group, std::vector<WorkItem>& items, std::int64_t& budget);
   void Admit(std::vector<WorkItem>& items, std::int64_t& budget);
