@@ -61,7 +61,7 @@ void AddModelFlags(CLI::App& command, ModelFlags& flags, bool with_shapes) {
       .add_option(
           "--max-prefill-tokens", flags.max_prefill_tokens,
           "Prompt tokens read in a step beside running sequences; 0: as many as there are of these, 16 at "
-          "least, or all that wait where they fit into one step and are more requests than run")
+          "least, or all that wait where they fit into one step and are many times the requests that run")
       ->check(CLI::NonNegativeNumber)
       ->capture_default_str();
   command.add_option("--max-batch-size", flags.max_batch_size, "Sequences computed together")

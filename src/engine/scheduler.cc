@@ -8,6 +8,10 @@ namespace {
 // Prompt rows that a step takes at least: fewer would read the weights once for hardly anything.
 constexpr std::int64_t kLeastPrefillRows = 16;
 
+// Requests waiting for each sequence running from which on they come as a burst: at the start of a batch, not
+// where streams arrive one by one.
+constexpr std::int64_t kBurst = 6;
+
 std::int64_t Length(const Sequence& sequence) { return static_cast<std::int64_t>(sequence.tokens.size()); }
 
 using Groups = std::list<std::unique_ptr<Group>>;
@@ -67,7 +71,7 @@ std::int64_t Scheduler::PrefillRows(std::int64_t decoding, std::int64_t room) co
     ++sequences;
     rows += static_cast<std::int64_t>(group->prompt_tokens);
   }
-  if (sequences > decoding && rows <= room) return rows;
+  if (sequences >= kBurst * decoding && rows <= room) return rows;
   return std::max(decoding, kLeastPrefillRows);
 }
 
