@@ -56,7 +56,7 @@ std::vector<WorkItem> Scheduler::PlanOnce() {
 }
 
 // What waits for its first token is weighed against what waits for its next: prompts that all fit into one
-// step and are more than the sequences they hold up are taken at once, others in pieces that cost about as
+// step and are many times the sequences they hold up are taken at once, others in pieces that cost about as
 // much as decoding does.
 std::int64_t Scheduler::PrefillRows(std::int64_t decoding, std::int64_t room) const {
   if (limits_.max_prefill_tokens > 0) return limits_.max_prefill_tokens;
