@@ -20,6 +20,7 @@ ThreadPool& Pool() {
 }
 
 constexpr int kRounds = 1 << 16;
+constexpr int kTileRounds = 1 << 14;
 constexpr int kChains = 12;  // independent sums: enough to hide the latency of every step
 
 // A byte product with AVX2 is three steps: pairs in 16 bits, fours in 32, and the sum.
@@ -52,8 +53,38 @@ __attribute__((target("avx512f,avx512bw,avx512vnni"))) int PeakVnni() {
   return _mm512_cvtsi512_si32(all);
 }
 
+// Four sums of 16 × 16, of 64 products each: what AMX multiplies when nothing is loaded or stored.
+__attribute__((target("amx-tile,amx-int8"))) void PeakTiles() {
+  struct alignas(64) {
+    unsigned char palette = 1;
+    unsigned char reserved[15] = {};
+    unsigned short line_bytes[16] = {64, 64, 64, 64, 64, 64};
+    unsigned char rows[16] = {16, 16, 16, 16, 16, 16};
+  } config;
+  asm volatile("" : : "r"(&config) : "memory");  // GCC's tile instructions do not say what they read
+  _tile_loadconfig(&config);
+  _tile_zero(4);
+  _tile_zero(5);
+  for (int round = 0; round < kTileRounds; ++round) {
+    _tile_dpbsud(0, 4, 5);
+    _tile_dpbsud(1, 4, 5);
+    _tile_dpbsud(2, 4, 5);
+    _tile_dpbsud(3, 4, 5);
+  }
+  _tile_release();
+}
+
+void BM_TilePeak(benchmark::State& state) {
+  if (DetectIsa() < Isa::kAmx) return state.SkipWithError("SKIPPED: this machine has no AMX");
+  for (auto _ : state) Pool().Run([](int) { PeakTiles(); });
+  const double products = static_cast<double>(kTileRounds) * 4 * 16 * 16 * 64 * Pool().threads();
+  state.counters["GOP/s"] = benchmark::Counter(static_cast<double>(state.iterations()) * 2e-9 * products,
+                                               benchmark::Counter::kIsRate);
+}
+BENCHMARK(BM_TilePeak)->UseRealTime()->Unit(benchmark::kMillisecond)->MinTime(0.5);
+
 void BM_Int8Peak(benchmark::State& state) {
-  const bool vnni = DetectIsa() == Isa::kVnni;
+  const bool vnni = DetectIsa() >= Isa::kVnni;
   for (auto _ : state) {
     Pool().Run([&](int) { benchmark::DoNotOptimize(vnni ? PeakVnni() : PeakAvx2()); });
   }

@@ -36,6 +36,8 @@ const KernelTable& TableOf(Isa isa) {
       return kAvx512Kernels;
     case Isa::kVnni:
       return kVnniKernels;
+    case Isa::kAmx:
+      return kAmxKernels;
     case Isa::kRef:
       break;
   }

@@ -2,6 +2,8 @@
 
 #include <cpuid.h>
 #include <fmt/format.h>
+#include <sys/syscall.h>
+#include <unistd.h>
 
 #include <array>
 #include <cstdlib>
@@ -20,6 +22,8 @@ struct Features {
   bool avx512dq = false;
   bool avx512vl = false;
   bool avx512vnni = false;
+  bool amx_int8 = false;
+  bool amx_bf16 = false;
 };
 
 constexpr bool Bit(unsigned value, unsigned bit) { return ((value >> bit) & 1U) != 0; }
@@ -30,6 +34,18 @@ std::uint64_t SavedRegisters() {
   std::uint32_t high = 0;
   asm volatile("xgetbv" : "=a"(low), "=d"(high) : "c"(0));
   return (static_cast<std::uint64_t>(high) << 32U) | low;
+}
+
+// XCR0's bits of the tiles' shapes and of their data.
+constexpr std::uint64_t kTileState = 3U << 17U;
+
+// A tile register file is 8 KiB more to save for each thread, so Linux wants to be asked once a process
+// (Documentation/arch/x86/xstate.rst).
+bool MayUseTiles() {
+  constexpr long kRequestPermission = 0x1023;  // ARCH_REQ_XCOMP_PERM
+  constexpr long kTileData = 18;               // XFEATURE_XTILEDATA
+  static const bool granted = syscall(SYS_arch_prctl, kRequestPermission, kTileData) == 0;
+  return granted;
 }
 
 Features ReadFeatures() {
@@ -52,6 +68,9 @@ Features ReadFeatures() {
   features.avx512bw = zmm_saved && Bit(ebx, 30);
   features.avx512vl = zmm_saved && Bit(ebx, 31);
   features.avx512vnni = zmm_saved && Bit(ecx, 11);
+  const bool tiles = Bit(edx, 24) && (saved & kTileState) == kTileState && MayUseTiles();
+  features.amx_int8 = tiles && Bit(edx, 25);
+  features.amx_bf16 = tiles && Bit(edx, 22);
   return features;
 }
 
@@ -70,8 +89,11 @@ std::string ProcessorName() {
   return name.substr(first, name.find_last_not_of(' ') - first + 1);
 }
 
-constexpr std::array<std::pair<Isa, std::string_view>, 4> kNames = {
-    {{Isa::kRef, "ref"}, {Isa::kAvx2, "avx2"}, {Isa::kAvx512, "avx512"}, {Isa::kVnni, "vnni"}}};
+constexpr std::array<std::pair<Isa, std::string_view>, kIsas.size()> kNames = {{{Isa::kRef, "ref"},
+                                                                                {Isa::kAvx2, "avx2"},
+                                                                                {Isa::kAvx512, "avx512"},
+                                                                                {Isa::kVnni, "vnni"},
+                                                                                {Isa::kAmx, "amx"}}};
 
 }  // namespace
 
@@ -93,7 +115,8 @@ Isa DetectIsa() {
   const Features f = ReadFeatures();
   if (!(f.avx2 && f.fma && f.f16c)) return Isa::kRef;
   if (!(f.avx512f && f.avx512bw && f.avx512dq && f.avx512vl)) return Isa::kAvx2;
-  return f.avx512vnni ? Isa::kVnni : Isa::kAvx512;
+  if (!f.avx512vnni) return Isa::kAvx512;
+  return f.amx_int8 && f.amx_bf16 ? Isa::kAmx : Isa::kVnni;
 }
 
 Result<Isa> ChooseIsa(std::optional<Isa> wanted) {
@@ -102,7 +125,7 @@ Result<Isa> ChooseIsa(std::optional<Isa> wanted) {
   if (from_environment) {
     wanted = IsaFromName(environment);
     if (!wanted) {
-      return Fail(ErrorCode::kInvalidArgument, "BLOOMERY_ISA={}: expected ref, avx2, avx512 or vnni",
+      return Fail(ErrorCode::kInvalidArgument, "BLOOMERY_ISA={}: expected ref, avx2, avx512, vnni or amx",
                   environment);
     }
   }
@@ -118,14 +141,16 @@ Result<Isa> ChooseIsa(std::optional<Isa> wanted) {
 
 std::string CpuFeatures() {
   const Features f = ReadFeatures();
-  const std::array<std::pair<bool, std::string_view>, 8> list = {{{f.avx2, "avx2"},
-                                                                  {f.fma, "fma"},
-                                                                  {f.f16c, "f16c"},
-                                                                  {f.avx512f, "avx512f"},
-                                                                  {f.avx512bw, "avx512bw"},
-                                                                  {f.avx512dq, "avx512dq"},
-                                                                  {f.avx512vl, "avx512vl"},
-                                                                  {f.avx512vnni, "avx512vnni"}}};
+  const std::array<std::pair<bool, std::string_view>, 10> list = {{{f.avx2, "avx2"},
+                                                                   {f.fma, "fma"},
+                                                                   {f.f16c, "f16c"},
+                                                                   {f.avx512f, "avx512f"},
+                                                                   {f.avx512bw, "avx512bw"},
+                                                                   {f.avx512dq, "avx512dq"},
+                                                                   {f.avx512vl, "avx512vl"},
+                                                                   {f.avx512vnni, "avx512vnni"},
+                                                                   {f.amx_int8, "amx_int8"},
+                                                                   {f.amx_bf16, "amx_bf16"}}};
   std::string text = ProcessorName() + ":";
   for (const auto& [present, name] : list) {
     if (present) text += fmt::format(" {}", name);

@@ -2,6 +2,7 @@
 // BLOOMERY_ISA or the caller asks for, and the names people see.
 #pragma once
 
+#include <array>
 #include <cstdint>
 #include <optional>
 #include <string>
@@ -17,13 +18,16 @@ enum class Isa : std::uint8_t {
   kAvx2,    // AVX2, FMA, F16C
   kAvx512,  // AVX-512 F, BW, DQ, VL
   kVnni,    // AVX-512 and AVX512-VNNI
+  kAmx,     // AVX-512, AVX512-VNNI and AMX tiles of int8 and bf16
 };
+inline constexpr std::array kIsas = {Isa::kRef, Isa::kAvx2, Isa::kAvx512, Isa::kVnni, Isa::kAmx};
 
-// "ref", "avx2", "avx512", "vnni": the spelling of BLOOMERY_ISA.
+// "ref", "avx2", "avx512", "vnni", "amx": the spelling of BLOOMERY_ISA.
 std::string_view IsaName(Isa isa);
 std::optional<Isa> IsaFromName(std::string_view name);
 
-// The best one whose instructions the processor has and whose registers the operating system saves.
+// The best one whose instructions the processor has and whose registers the operating system saves. Asks
+// Linux for the use of tiles, which a process must do once before its first.
 Isa DetectIsa();
 
 // `wanted`, else the environment's BLOOMERY_ISA, else DetectIsa(). kInvalidArgument for an unknown name in

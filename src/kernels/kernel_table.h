@@ -54,11 +54,11 @@ enum KernelActivation { kActNone, kActRelu, kActGeluTanh, kActGeluErf };
 
 // acc[r][p·16 + lane] (+)= Σ over k of weights · x, for the kernel's number of rows and panels.
 struct LinearBlock {
-  const void* weights;       // first panel, at the block's first k
-  int64_t panel_bytes;       // from one panel to the next
-  int64_t k;                 // padded; for int8 and int4 a group boundary or the end
-  const void* x;             // packed rows: f32 [k][rows]; int8 and int4: bytes [k/4][rows][4]
-  const float* x_scales;     // int8, int4: [group][rows]
+  const void* weights;    // first panel, at the block's first k
+  int64_t panel_bytes;    // from one panel to the next
+  int64_t k;              // padded; for int8 and int4 a group boundary or the end
+  const void* x;          // packed rows: f32 [k][rows]; int8 and int4: bytes [k/run][rows][run]; or bf16 so
+  const float* x_scales;  // int8, int4: [group][rows]
   const int32_t* x_offsets;  // int8: [group][rows], −128·Σx of the group: undoes kWeightOffset
   const float* x_sums;       // int4: [k/32][rows], −Σx/16 of what shares a weight scale, in the row's units
   float* acc;                // [rows][acc_stride]
@@ -70,6 +70,7 @@ struct LinearBlock {
 struct LinearKernel {
   int rows;
   int panels;
+  int run;  // values along K of a row of x that lie together: divides kQuantGroup; 0 where x is f32
   void (*wide)(const LinearBlock&);
   void (*single)(const LinearBlock&);
 };
@@ -81,6 +82,8 @@ constexpr int kFewKernels = 6;
 struct LinearKernels {
   LinearKernel few[kFewKernels];  // where reading weights is the limit; falling `rows`, ends with rows == 1
   LinearKernel many;              // where multiplying is
+  // Bytes of a tile's weights that many rows pass over before the next such piece.
+  int64_t piece_bytes = 128 << 10U;
 };
 
 // y = activation(acc · scale + bias) + residual over `columns` columns of `rows` rows.
@@ -98,19 +101,29 @@ struct LinearEpilogue {
   int activation;  // KernelActivation
 };
 
-// Quantises one row of a packed block of `rows` rows: x[0, k) to out[k/4][row][4], its group scales and
-// offsets (int8), or its group scales and sums (int4). k_padded is a multiple of 4, for int4 of kQuantGroup;
-// padding becomes 0.
+// Quantises one row of a packed block of `rows` rows: x[0, k) to out[k/run][row][run], its group scales and
+// offsets (int8), or its group scales and sums (int4). The last group is filled with zeros.
 struct QuantizeRow {
   const float* x;
   int64_t k;
-  int64_t k_padded;
   int rows;
   int row;
-  int8_t* out;
+  int run;           // of the block's kernel
+  int8_t* out;       // whole groups
   float* scales;     // [group][rows]
   int32_t* offsets;  // [group][rows], or null
   float* sums;       // [k/32][rows], −Σx/16, or null
+};
+
+// Rounds one row of a packed block of `rows` rows: x[0, k) to out[k/run][row][run]. The last run is
+// filled with zeros.
+struct RoundBF16Row {
+  const float* x;
+  int64_t k;
+  int rows;
+  int row;
+  int run;
+  uint16_t* out;
 };
 
 struct LayerNormRow {
@@ -150,6 +163,7 @@ struct KernelTable {
   LinearKernels linear[kKernelTypes];
   void (*epilogue)(const LinearEpilogue&);
   void (*quantize_row)(const QuantizeRow&);
+  void (*round_row)(const RoundBF16Row&);  // null where no kernel takes bf16
   void (*layer_norm_row)(const LayerNormRow&);
   void (*attention[4])(const AttentionRows&);  // by the cache's KernelType: f32, f16, bf16, int8
   void (*f32_to_f16)(const float* from, int64_t count, uint16_t* to);
@@ -162,5 +176,6 @@ extern const KernelTable kRefKernels;
 extern const KernelTable kAvx2Kernels;
 extern const KernelTable kAvx512Kernels;
 extern const KernelTable kVnniKernels;
+extern const KernelTable kAmxKernels;
 
 }  // namespace bloomery

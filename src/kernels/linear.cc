@@ -12,11 +12,10 @@ namespace {
 // prefill step; at 57344 inputs (the widest layer of BLOOM-176B) their scratch is 112 MiB.
 constexpr std::int64_t kChunkRows = 512;
 
-// Rows that pass over one piece of weights while it stays in L2: 96 is a multiple of every kernel's row
+// Rows that pass over one piece of weights while it stays in cache: 96 is a multiple of every kernel's row
 // count, and 96 rows × 512 f32 of activations are 192 KiB, beside 128 KiB of weights in an L2 of 512 KiB or
 // more.
 constexpr std::int64_t kStripRows = 96;
-constexpr std::int64_t kPieceWeightBytes = 128 << 10U;
 
 // Panels of one tile: what the widest kernel takes at once.
 constexpr int kGroupPanels = 4;
@@ -25,14 +24,22 @@ constexpr std::int64_t kAccStride = kGroupPanels * kPanelColumns;
 // Packing fewer activations than this on one thread is faster than waking the others (a few microseconds).
 constexpr std::int64_t kParallelPackElements = 32 << 10U;
 
-// Values along K in a piece: kPieceWeightBytes of a tile, in whole groups.
-std::int64_t PieceOf(const PackedShape& shape) {
-  const std::int64_t group_k = shape.quantised() ? kQuantGroup : shape.group_k;
-  const std::int64_t group_bytes = shape.PanelOffset(group_k) * kGroupPanels;
-  return std::max<std::int64_t>(1, kPieceWeightBytes / group_bytes) * group_k;
+// Values along K in a piece: LinearKernels::piece_bytes of a tile, in whole groups.
+std::int64_t PieceOf(const PackedShape& shape, std::int64_t piece_bytes) {
+  const std::int64_t group_bytes = shape.PanelOffset(kQuantGroup) * kGroupPanels;
+  return std::max<std::int64_t>(1, piece_bytes / group_bytes) * kQuantGroup;
 }
 
 std::int64_t QuantGroups(std::int64_t k) { return (k + kQuantGroup - 1) / kQuantGroup; }
+
+// Values of a packed row of activations: whole groups.
+std::int64_t PackedRow(const PackedShape& shape) { return QuantGroups(shape.k_padded) * kQuantGroup; }
+
+// Bytes of one packed activation.
+std::int64_t PackedBytes(const PackedShape& shape, const LinearKernel& kernel) {
+  if (shape.quantised()) return 1;
+  return kernel.run == 0 ? sizeof(float) : sizeof(std::uint16_t);
+}
 
 }  // namespace
 
@@ -44,7 +51,7 @@ struct LinearRunner::Chunk {
 };
 
 Status LinearRunner::Reserve(const PackedShape& shape) {
-  const auto k = static_cast<std::uint64_t>(shape.k_padded);
+  const auto k = static_cast<std::uint64_t>(PackedRow(shape));
   const std::uint64_t element = shape.quantised() ? 1 : sizeof(float);
   const std::uint64_t x_bytes = k * element * kChunkRows;  // features are capped far below overflow
   if (x_bytes > x_.size_bytes()) {
@@ -90,17 +97,28 @@ void LinearRunner::PackBlock(const Chunk& chunk, const RowBlock& block) {
       kernels_.quantize_row(
           {.x = x + row * chunk.args->x_stride,
            .k = shape.in_features,
-           .k_padded = shape.k_padded,
            .rows = rows,
            .row = row,
-           .out = x_.as<std::int8_t>() + block.row * shape.k_padded,
+           .run = block.kernel->run,
+           .out = x_.as<std::int8_t>() + block.row * PackedRow(shape),
            .scales = scales_.as<float>() + block.row * chunk.groups,
            .offsets = int4 ? nullptr : sums_.as<std::int32_t>() + block.row * chunk.groups,
            .sums = int4 ? sums_.as<float>() + block.row * chunk.groups * kNibbleGroups : nullptr});
     }
     return;
   }
-  float* out = x_.as<float>() + block.row * shape.k_padded;
+  if (block.kernel->run > 0) {
+    for (int row = 0; row < rows; ++row) {
+      kernels_.round_row({.x = x + row * chunk.args->x_stride,
+                          .k = shape.in_features,
+                          .rows = rows,
+                          .row = row,
+                          .run = block.kernel->run,
+                          .out = x_.as<std::uint16_t>() + block.row * PackedRow(shape)});
+    }
+    return;
+  }
+  float* out = x_.as<float>() + block.row * PackedRow(shape);
   for (std::int64_t k = 0; k < shape.in_features; ++k) {
     for (int row = 0; row < rows; ++row) out[k * rows + row] = x[row * chunk.args->x_stride + k];
   }
@@ -125,12 +143,12 @@ void LinearRunner::RunBlock(const Chunk& chunk, const Tile& tile, const RowBlock
                             std::int64_t length, float* acc) {
   const PackedShape& shape = chunk.weights->shape();
   const LinearKernel& kernel = *block.kernel;
-  const std::int64_t x_bytes = shape.quantised() ? 1 : sizeof(float);
+  const std::int64_t x_bytes = PackedBytes(shape, kernel);
   const std::int64_t group = block.row * chunk.groups + k / kQuantGroup * kernel.rows;
   LinearBlock call{.weights = chunk.weights->panel(tile.first_panel) + shape.PanelOffset(k),
                    .panel_bytes = static_cast<std::int64_t>(shape.panel_bytes),
                    .k = length,
-                   .x = x_.data() + (block.row * shape.k_padded + k * kernel.rows) * x_bytes,
+                   .x = x_.data() + (block.row * PackedRow(shape) + k * kernel.rows) * x_bytes,
                    .x_scales = shape.quantised() ? scales_.as<float>() + group : nullptr,
                    .x_offsets = shape.type == kTypeI8 ? sums_.as<std::int32_t>() + group : nullptr,
                    .x_sums = shape.type == kTypeI4 ? sums_.as<float>() + group * kNibbleGroups : nullptr,
@@ -195,7 +213,8 @@ void LinearRunner::RunStrip(const Chunk& chunk, const Tile& tile, std::span<cons
   const std::int64_t first_row = blocks.front().row;
   if (blocks.size() == 1) PrefetchOutputs(chunk, tile, blocks.front());
   // A single block passes over the weights once: nothing to keep.
-  const std::int64_t piece = blocks.size() == 1 ? shape.k_padded : PieceOf(shape);
+  const std::int64_t piece =
+      blocks.size() == 1 ? shape.k_padded : PieceOf(shape, kernels_.linear[shape.type].piece_bytes);
   for (std::int64_t k = 0; k < shape.k_padded; k += piece) {
     for (const RowBlock& block : blocks) {
       RunBlock(chunk, tile, block, k, std::min(piece, shape.k_padded - k),

@@ -30,8 +30,8 @@ class IsaTest : public testing::TestWithParam<Isa> {
   }
 };
 
-#define BLOOMERY_FOR_EACH_ISA(suite)                                                                     \
-  INSTANTIATE_TEST_SUITE_P(Isa, suite, testing::Values(Isa::kRef, Isa::kAvx2, Isa::kAvx512, Isa::kVnni), \
+#define BLOOMERY_FOR_EACH_ISA(suite)                             \
+  INSTANTIATE_TEST_SUITE_P(Isa, suite, testing::ValuesIn(kIsas), \
                            [](const auto& test) { return std::string(IsaName(test.param)); })
 
 // A small linear congruential generator; top bits only.

@@ -51,6 +51,7 @@ const KernelTable kAvx2Kernels = {
                 .many = generic::Int4Kernel<V, 4, 1>()}},
     .epilogue = generic::Epilogue<V>,
     .quantize_row = generic::Quantize<V>,
+    .round_row = nullptr,
     .layer_norm_row = generic::LayerNorm<V>,
     .attention = {generic::Attention<V, generic::F32Cache<V>>, generic::Attention<V, generic::F16Cache<V>>,
                   generic::Attention<V, generic::BF16Cache<V>>, generic::Attention<V, generic::Int8Cache<V>>},

@@ -34,6 +34,7 @@ constexpr KernelTable Table512() {
                   .many = generic::Int4Kernel<V, 4, 2>()}},
       .epilogue = generic::Epilogue<V>,
       .quantize_row = generic::Quantize<V>,
+      .round_row = nullptr,
       .layer_norm_row = generic::LayerNorm<V>,
       .attention = {generic::Attention<V, generic::F32Cache<V>>, generic::Attention<V, generic::F16Cache<V>>,
                     generic::Attention<V, generic::BF16Cache<V>>,

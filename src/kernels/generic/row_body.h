@@ -36,8 +36,8 @@ inline typename V::F LoadRow(const float* x, int64_t k, int64_t end) {
 template <class V>
 void Quantize(const QuantizeRow& q) {
   using F = typename V::F;
-  for (int64_t begin = 0, group = 0; begin < q.k_padded; begin += kQuantGroup, ++group) {
-    const int64_t end = q.k_padded - begin < kQuantGroup ? q.k_padded : begin + kQuantGroup;
+  for (int64_t begin = 0, group = 0; begin < q.k; begin += kQuantGroup, ++group) {
+    const int64_t end = begin + kQuantGroup;
     F largest = V::Zero();
     F poison = V::Zero();
     for (int64_t k = begin; k < end; k += kPanelColumns) {
@@ -58,11 +58,16 @@ void Quantize(const QuantizeRow& q) {
         q.sums[k / kNibbleGroup * q.rows + q.row] = V::SumLanes(part) * (-1.0F / kNibbleZeroSteps);
         part = V::Zero();
       }
+      int8_t* out = q.out + (k / q.run * q.rows + q.row) * q.run + k % q.run;
+      if (q.run >= kPanelColumns) {
+        V::StoreInt8(out, v);
+        continue;
+      }
       int8_t bytes[kPanelColumns];
       V::StoreInt8(bytes, v);
-      const int64_t quads = end - k < kPanelColumns ? (end - k) / 4 : kPanelColumns / 4;
-      int8_t* out = q.out + (k / 4 * q.rows + q.row) * 4;
-      for (int64_t i = 0; i < quads; ++i) __builtin_memcpy(out + i * q.rows * 4, bytes + i * 4, 4);
+      for (int64_t i = 0; i < kPanelColumns / 4; ++i) {
+        __builtin_memcpy(out + i * q.rows * 4, bytes + i * 4, 4);
+      }
     }
     q.scales[group * q.rows + q.row] = absmax / 127.0F + V::SumLanes(poison);
     if (q.offsets != nullptr) {

@@ -11,17 +11,17 @@ namespace bloomery::generic {
 
 template <class V, class Weights, int R, int P>
 constexpr LinearKernel FloatKernel() {
-  return {R, P, FloatBlock<V, Weights, R, P>, FloatBlock<V, Weights, R, 1>};
+  return {R, P, 0, FloatBlock<V, Weights, R, P>, FloatBlock<V, Weights, R, 1>};
 }
 
 template <class V, int R, int P>
 constexpr LinearKernel Int8Kernel() {
-  return {R, P, Int8Block<V, R, P>, Int8Block<V, R, 1>};
+  return {R, P, 4, Int8Block<V, R, P>, Int8Block<V, R, 1>};
 }
 
 template <class V, int R, int P>
 constexpr LinearKernel Int4Kernel() {
-  return {R, P, Int4Block<V, R, P>, Int4Block<V, R, 1>};
+  return {R, P, 4, Int4Block<V, R, P>, Int4Block<V, R, 1>};
 }
 
 }  // namespace bloomery::generic

@@ -111,8 +111,8 @@ void Epilogue(const LinearEpilogue& e) {
 }
 
 void Quantize(const QuantizeRow& q) {
-  for (std::int64_t begin = 0, group = 0; begin < q.k_padded; begin += kQuantGroup, ++group) {
-    const std::int64_t end = std::min(q.k_padded, begin + kQuantGroup);
+  for (std::int64_t begin = 0, group = 0; begin < q.k; begin += kQuantGroup, ++group) {
+    const std::int64_t end = begin + kQuantGroup;
     float absmax = 0.0F;
     float poison = 0.0F;  // becomes NaN where the group holds a NaN or an infinity
     for (std::int64_t k = begin; k < std::min(end, q.k); ++k) {
@@ -127,7 +127,7 @@ void Quantize(const QuantizeRow& q) {
       v = v > -127.0F ? v : -127.0F;  // NaN too
       v = v < 127.0F ? v : 127.0F;
       const auto rounded = static_cast<std::int8_t>(std::nearbyint(v));
-      q.out[(k / 4 * q.rows + q.row) * 4 + k % 4] = rounded;
+      q.out[(k / q.run * q.rows + q.row) * q.run + k % q.run] = rounded;
       sum += rounded;
       if (q.sums != nullptr) {
         float& part = q.sums[k / kNibbleGroup * q.rows + q.row];
@@ -232,17 +232,18 @@ std::uint64_t ReadBytes(const void* from, std::size_t size_bytes) {
   return sum;
 }
 
-constexpr LinearKernels OneByOne(void (*run)(const LinearBlock&)) {
-  return {.few = {{1, 1, run, run}}, .many = {1, 1, run, run}};
+constexpr LinearKernels OneByOne(int run, void (*block)(const LinearBlock&)) {
+  return {.few = {{1, 1, run, block, block}}, .many = {1, 1, run, block, block}};
 }
 
 }  // namespace
 
 const KernelTable kRefKernels = {
-    .linear = {OneByOne(FloatBlock<F32Element, 1>), OneByOne(FloatBlock<F16Element, 1>),
-               OneByOne(FloatBlock<BF16Element, 2>), OneByOne(Int8Block), OneByOne(Int4Block)},
+    .linear = {OneByOne(0, FloatBlock<F32Element, 1>), OneByOne(0, FloatBlock<F16Element, 1>),
+               OneByOne(0, FloatBlock<BF16Element, 2>), OneByOne(4, Int8Block), OneByOne(4, Int4Block)},
     .epilogue = Epilogue,
     .quantize_row = Quantize,
+    .round_row = nullptr,
     .layer_norm_row = LayerNorm,
     .attention = {Attention<F32Element>, Attention<F16Element>, Attention<BF16Element>,
                   Attention<Int8Element>},
