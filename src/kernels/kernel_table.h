@@ -82,8 +82,6 @@ constexpr int kFewKernels = 6;
 struct LinearKernels {
   LinearKernel few[kFewKernels];  // where reading weights is the limit; falling `rows`, ends with rows == 1
   LinearKernel many;              // where multiplying is
-  // Bytes of a tile's weights that many rows pass over before the next such piece.
-  int64_t piece_bytes = 128 << 10U;
 };
 
 // y = activation(acc · scale + bias) + residual over `columns` columns of `rows` rows.

@@ -12,10 +12,11 @@ namespace {
 // prefill step; at 57344 inputs (the widest layer of BLOOM-176B) their scratch is 112 MiB.
 constexpr std::int64_t kChunkRows = 512;
 
-// Rows that pass over one piece of weights while it stays in cache: 96 is a multiple of every kernel's row
+// Rows that pass over one piece of weights while it stays in L2: 96 is a multiple of every kernel's row
 // count, and 96 rows × 512 f32 of activations are 192 KiB, beside 128 KiB of weights in an L2 of 512 KiB or
 // more.
 constexpr std::int64_t kStripRows = 96;
+constexpr std::int64_t kPieceWeightBytes = 128 << 10U;
 
 // Panels of one tile: what the widest kernel takes at once.
 constexpr int kGroupPanels = 4;
@@ -24,10 +25,10 @@ constexpr std::int64_t kAccStride = kGroupPanels * kPanelColumns;
 // Packing fewer activations than this on one thread is faster than waking the others (a few microseconds).
 constexpr std::int64_t kParallelPackElements = 32 << 10U;
 
-// Values along K in a piece: LinearKernels::piece_bytes of a tile, in whole groups.
-std::int64_t PieceOf(const PackedShape& shape, std::int64_t piece_bytes) {
+// Values along K in a piece: kPieceWeightBytes of a tile, in whole groups.
+std::int64_t PieceOf(const PackedShape& shape) {
   const std::int64_t group_bytes = shape.PanelOffset(kQuantGroup) * kGroupPanels;
-  return std::max<std::int64_t>(1, piece_bytes / group_bytes) * kQuantGroup;
+  return std::max<std::int64_t>(1, kPieceWeightBytes / group_bytes) * kQuantGroup;
 }
 
 std::int64_t QuantGroups(std::int64_t k) { return (k + kQuantGroup - 1) / kQuantGroup; }
@@ -211,10 +212,10 @@ void LinearRunner::RunStrip(const Chunk& chunk, const Tile& tile, std::span<cons
   const PackedShape& shape = chunk.weights->shape();
   alignas(64) float acc[kStripRows * kAccStride];  // written by the first piece of K before it is read
   const std::int64_t first_row = blocks.front().row;
-  if (blocks.size() == 1) PrefetchOutputs(chunk, tile, blocks.front());
+  const bool few = blocks.size() == 1 && blocks.front().kernel != &kernels_.linear[shape.type].many;
+  if (few) PrefetchOutputs(chunk, tile, blocks.front());
   // A single block passes over the weights once: nothing to keep.
-  const std::int64_t piece =
-      blocks.size() == 1 ? shape.k_padded : PieceOf(shape, kernels_.linear[shape.type].piece_bytes);
+  const std::int64_t piece = blocks.size() == 1 ? shape.k_padded : PieceOf(shape);
   for (std::int64_t k = 0; k < shape.k_padded; k += piece) {
     for (const RowBlock& block : blocks) {
       RunBlock(chunk, tile, block, k, std::min(piece, shape.k_padded - k),

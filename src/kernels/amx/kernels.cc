@@ -20,9 +20,13 @@ void RoundRow(const RoundBF16Row& row) {
 constexpr KernelTable TableAmx() {
   KernelTable table = Table512<Vnni>();
   LinearKernels& int8 = table.linear[kTypeI8];
-  int8.few[0] = {16, 1, kTileInt8, Int8Tiles<1, 1>, Int8Tiles<1, 1>};
-  int8.many = {32, 2, kTileInt8, Int8Tiles<2, 2>, Int8Tiles<2, 1>};
-  int8.piece_bytes = 16 << 10U;
+  int8 = {.few = {{32, 2, kTileInt8, Int8Tiles<1, 2, 2>, Int8Tiles<1, 2, 1>},
+                  {16, 1, kTileInt8, Int8Tiles<1, 1, 1>, Int8Tiles<1, 1, 1>},
+                  int8.few[2],
+                  int8.few[3],
+                  int8.few[4],
+                  int8.few[5]},
+          .many = {96, 2, kTileInt8, Int8Tiles<3, 2, 2>, Int8Tiles<3, 2, 1>}};
   table.linear[kTypeBF16] = {
       .few = {{16, 1, kTileBF16, BF16Tiles<16, 1, 1>, BF16Tiles<16, 1, 1>},
               {8, 1, kTileBF16, BF16Tiles<8, 1, 1>, BF16Tiles<8, 1, 1>},
@@ -30,7 +34,6 @@ constexpr KernelTable TableAmx() {
               {2, 1, kTileBF16, BF16Tiles<2, 1, 1>, BF16Tiles<2, 1, 1>},
               {1, 1, kTileBF16, BF16Tiles<1, 1, 1>, BF16Tiles<1, 1, 1>}},
       .many = {32, 2, kTileBF16, BF16Tiles<16, 2, 2>, BF16Tiles<16, 2, 1>},
-      .piece_bytes = 16 << 10U,
   };
   table.round_row = RoundRow;
   return table;
