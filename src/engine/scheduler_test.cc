@@ -1,0 +1,145 @@
+// What a step holds, over a KV pool without a model: Compute() stands for the engine.
+#include "engine/scheduler.h"
+
+#include <gtest/gtest.h>
+
+#include <map>
+
+#include "kernels/cpu_device.h"
+
+namespace bloomery {
+namespace {
+
+class SchedulerTest : public testing::Test {
+ protected:
+  static constexpr std::int64_t kBlocks = 64;
+
+  std::unique_ptr<Group> MakeGroup(std::uint64_t id, std::int32_t prompt_tokens, int priority = 0) {
+    auto group = std::make_unique<Group>();
+    group->request.id = id;
+    group->request.sampling.priority = priority;
+    group->prompt_tokens = static_cast<std::size_t>(prompt_tokens);
+    group->max_new_tokens = 1000;
+    Sequence sequence(BlockTable(pool_), std::nullopt, {});
+    // No two prompts share a prefix.
+    sequence.tokens.assign(group->prompt_tokens, static_cast<std::int32_t>(id));
+    group->sequences.push_back(std::move(sequence));
+    return group;
+  }
+
+  // The rows of the next step by request, computed: a sequence whose tokens are all in the cache gets one
+  // more.
+  std::map<std::uint64_t, std::int64_t> Step(Scheduler& scheduler) {
+    std::map<std::uint64_t, std::int64_t> rows;
+    for (const WorkItem& item : scheduler.Plan()) {
+      rows[item.group->id()] += item.rows;
+      item.sequence->computed += item.rows;
+      if (item.sequence->pending() == 0) item.sequence->tokens.push_back(7);
+    }
+    return rows;
+  }
+
+  using Rows = std::map<std::uint64_t, std::int64_t>;
+
+  std::unique_ptr<Device> device_ = MakeCpuDevice({.threads = 1, .isa = std::nullopt}).value();
+  std::unique_ptr<KvCache> cache_ = device_->AllocateKvCache({1, 1, 4, DType::kF32}, kBlocks).value();
+  KvBlockPool pool_{*cache_, *device_};
+};
+
+TEST_F(SchedulerTest, APromptAloneIsReadInStepsOfTheLimit) {
+  Scheduler scheduler({.max_batch_tokens = 100}, pool_);
+  scheduler.Add(MakeGroup(1, 250));
+  EXPECT_EQ(Step(scheduler), (Rows{{1, 100}}));
+  EXPECT_EQ(Step(scheduler), (Rows{{1, 100}}));
+  EXPECT_EQ(Step(scheduler), (Rows{{1, 50}}));
+  EXPECT_EQ(Step(scheduler), (Rows{{1, 1}}));
+}
+
+TEST_F(SchedulerTest, BesideADecodingSequenceAPromptIsReadInPieces) {
+  Scheduler scheduler({.max_batch_tokens = 100}, pool_);
+  scheduler.Add(MakeGroup(1, 8));
+  Step(scheduler);
+  scheduler.Add(MakeGroup(2, 40));
+  EXPECT_EQ(Step(scheduler), (Rows{{1, 1}, {2, 16}}));
+  EXPECT_EQ(Step(scheduler), (Rows{{1, 1}, {2, 16}}));
+  EXPECT_EQ(Step(scheduler), (Rows{{1, 1}, {2, 8}}));
+  EXPECT_EQ(Step(scheduler), (Rows{{1, 1}, {2, 1}}));
+}
+
+TEST_F(SchedulerTest, TheLimitOfPromptRowsIsKept) {
+  Scheduler scheduler({.max_batch_tokens = 100, .max_prefill_tokens = 5}, pool_);
+  scheduler.Add(MakeGroup(1, 8));
+  Step(scheduler);
+  for (std::uint64_t id = 2; id < 10; ++id) scheduler.Add(MakeGroup(id, 4));
+  EXPECT_EQ(Step(scheduler), (Rows{{1, 1}, {2, 4}, {3, 1}}));
+}
+
+TEST_F(SchedulerTest, ABurstOfShortPromptsIsReadAtOnce) {
+  Scheduler scheduler({.max_batch_tokens = 100}, pool_);
+  scheduler.Add(MakeGroup(1, 8));
+  Step(scheduler);
+  for (std::uint64_t id = 2; id < 8; ++id) scheduler.Add(MakeGroup(id, 10));
+  EXPECT_EQ(Step(scheduler), (Rows{{1, 1}, {2, 10}, {3, 10}, {4, 10}, {5, 10}, {6, 10}, {7, 10}}));
+}
+
+TEST_F(SchedulerTest, FewerThanABurstWaitTheirTurn) {
+  Scheduler scheduler({.max_batch_tokens = 100}, pool_);
+  scheduler.Add(MakeGroup(1, 8));
+  Step(scheduler);
+  for (std::uint64_t id = 2; id < 7; ++id) scheduler.Add(MakeGroup(id, 10));
+  EXPECT_EQ(Step(scheduler), (Rows{{1, 1}, {2, 10}, {3, 6}}));
+}
+
+TEST_F(SchedulerTest, ABurstThatDoesNotFitOneStepIsReadInPieces) {
+  Scheduler scheduler({.max_batch_tokens = 50}, pool_);
+  scheduler.Add(MakeGroup(1, 8));
+  Step(scheduler);
+  for (std::uint64_t id = 2; id < 8; ++id) scheduler.Add(MakeGroup(id, 10));
+  EXPECT_EQ(Step(scheduler), (Rows{{1, 1}, {2, 10}, {3, 6}}));
+}
+
+TEST_F(SchedulerTest, TheUrgentComeFirstThenTheOldest) {
+  Scheduler scheduler({.max_batch_tokens = 20}, pool_);
+  scheduler.Add(MakeGroup(1, 10, 1));
+  scheduler.Add(MakeGroup(2, 10, 1));
+  scheduler.Add(MakeGroup(3, 15, 0));
+  EXPECT_EQ(Step(scheduler), (Rows{{3, 15}, {1, 5}}));
+}
+
+TEST_F(SchedulerTest, ASeventeenthRequestIsAdmittedInTheNextStep) {
+  Scheduler scheduler({.max_batch_tokens = 512}, pool_);
+  for (std::uint64_t id = 1; id <= 16; ++id) scheduler.Add(MakeGroup(id, 8));
+  EXPECT_EQ(Step(scheduler).size(), 16U);
+  scheduler.Add(MakeGroup(17, 16));
+  const Rows rows = Step(scheduler);
+  EXPECT_EQ(rows.size(), 17U);
+  EXPECT_EQ(rows.at(17), 16);
+}
+
+TEST_F(SchedulerTest, NoMoreSequencesRunThanAllowed) {
+  Scheduler scheduler({.max_batch_tokens = 512, .max_batch_size = 2}, pool_);
+  for (std::uint64_t id = 1; id <= 3; ++id) scheduler.Add(MakeGroup(id, 8));
+  EXPECT_EQ(Step(scheduler), (Rows{{1, 8}, {2, 8}}));
+  scheduler.Remove([](Group& group) { return group.id() == 1; });
+  EXPECT_EQ(Step(scheduler), (Rows{{2, 1}, {3, 8}}));
+}
+
+TEST_F(SchedulerTest, TheYoungestGivesItsBlocksToTheOldest) {
+  Scheduler scheduler({.max_batch_tokens = 2048}, pool_);
+  const auto half = static_cast<std::int32_t>(kBlocks / 2 * kKvBlockTokens);
+  scheduler.Add(MakeGroup(1, half - kKvBlockTokens));
+  scheduler.Add(MakeGroup(2, half - kKvBlockTokens));
+  EXPECT_EQ(Step(scheduler).size(), 2U);
+  int steps = 0;
+  for (; scheduler.preemptions() == 0 && steps < 3 * kKvBlockTokens; ++steps) {
+    EXPECT_EQ(Step(scheduler).at(1), 1) << "the oldest decodes in every step";
+  }
+  EXPECT_EQ(scheduler.preemptions(), 1);
+  EXPECT_EQ(scheduler.waiting(), 1);
+  // What it had computed, it computes again once there is room.
+  scheduler.Remove([](Group& group) { return group.id() == 1; });
+  EXPECT_GT(Step(scheduler).at(2), half - kKvBlockTokens);
+}
+
+}  // namespace
+}  // namespace bloomery
