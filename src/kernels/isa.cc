@@ -22,6 +22,7 @@ struct Features {
   bool avx512dq = false;
   bool avx512vl = false;
   bool avx512vnni = false;
+  bool avx512bf16 = false;
   bool amx_int8 = false;
   bool amx_bf16 = false;
 };
@@ -71,6 +72,7 @@ Features ReadFeatures() {
   const bool tiles = Bit(edx, 24) && (saved & kTileState) == kTileState && MayUseTiles();
   features.amx_int8 = tiles && Bit(edx, 25);
   features.amx_bf16 = tiles && Bit(edx, 22);
+  if (__get_cpuid_count(7, 1, &eax, &ebx, &ecx, &edx) != 0) features.avx512bf16 = zmm_saved && Bit(eax, 5);
   return features;
 }
 
@@ -116,7 +118,7 @@ Isa DetectIsa() {
   if (!(f.avx2 && f.fma && f.f16c)) return Isa::kRef;
   if (!(f.avx512f && f.avx512bw && f.avx512dq && f.avx512vl)) return Isa::kAvx2;
   if (!f.avx512vnni) return Isa::kAvx512;
-  return f.amx_int8 && f.amx_bf16 ? Isa::kAmx : Isa::kVnni;
+  return f.avx512bf16 && f.amx_int8 && f.amx_bf16 ? Isa::kAmx : Isa::kVnni;
 }
 
 Result<Isa> ChooseIsa(std::optional<Isa> wanted) {
@@ -141,7 +143,7 @@ Result<Isa> ChooseIsa(std::optional<Isa> wanted) {
 
 std::string CpuFeatures() {
   const Features f = ReadFeatures();
-  const std::array<std::pair<bool, std::string_view>, 10> list = {{{f.avx2, "avx2"},
+  const std::array<std::pair<bool, std::string_view>, 11> list = {{{f.avx2, "avx2"},
                                                                    {f.fma, "fma"},
                                                                    {f.f16c, "f16c"},
                                                                    {f.avx512f, "avx512f"},
@@ -149,6 +151,7 @@ std::string CpuFeatures() {
                                                                    {f.avx512dq, "avx512dq"},
                                                                    {f.avx512vl, "avx512vl"},
                                                                    {f.avx512vnni, "avx512vnni"},
+                                                                   {f.avx512bf16, "avx512bf16"},
                                                                    {f.amx_int8, "amx_int8"},
                                                                    {f.amx_bf16, "amx_bf16"}}};
   std::string text = ProcessorName() + ":";

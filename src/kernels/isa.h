@@ -18,7 +18,7 @@ enum class Isa : std::uint8_t {
   kAvx2,    // AVX2, FMA, F16C
   kAvx512,  // AVX-512 F, BW, DQ, VL
   kVnni,    // AVX-512 and AVX512-VNNI
-  kAmx,     // AVX-512, AVX512-VNNI and AMX tiles of int8 and bf16
+  kAmx,     // AVX-512, AVX512-VNNI, AVX512-BF16 and AMX tiles of int8 and bf16
 };
 inline constexpr std::array kIsas = {Isa::kRef, Isa::kAvx2, Isa::kAvx512, Isa::kVnni, Isa::kAmx};
 
