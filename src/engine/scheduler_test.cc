@@ -27,6 +27,17 @@ class SchedulerTest : public testing::Test {
     return group;
   }
 
+  // Requests `first` to `last` of `prompt_tokens` tokens each.
+  void Add(Scheduler& scheduler, std::uint64_t first, std::uint64_t last, std::int32_t prompt_tokens) {
+    for (std::uint64_t id = first; id <= last; ++id) scheduler.Add(MakeGroup(id, prompt_tokens));
+  }
+
+  // Request 1 has its prompt computed, and decodes from now on.
+  void StartDecoding(Scheduler& scheduler) {
+    Add(scheduler, 1, 1, 8);
+    Step(scheduler);
+  }
+
   // The rows of the next step by request, computed: a sequence whose tokens are all in the cache gets one
   // more.
   std::map<std::uint64_t, std::int64_t> Step(Scheduler& scheduler) {
@@ -57,8 +68,7 @@ TEST_F(SchedulerTest, APromptAloneIsReadInStepsOfTheLimit) {
 
 TEST_F(SchedulerTest, BesideADecodingSequenceAPromptIsReadInPieces) {
   Scheduler scheduler({.max_batch_tokens = 100}, pool_);
-  scheduler.Add(MakeGroup(1, 8));
-  Step(scheduler);
+  StartDecoding(scheduler);
   scheduler.Add(MakeGroup(2, 40));
   EXPECT_EQ(Step(scheduler), (Rows{{1, 1}, {2, 16}}));
   EXPECT_EQ(Step(scheduler), (Rows{{1, 1}, {2, 16}}));
@@ -68,33 +78,29 @@ TEST_F(SchedulerTest, BesideADecodingSequenceAPromptIsReadInPieces) {
 
 TEST_F(SchedulerTest, TheLimitOfPromptRowsIsKept) {
   Scheduler scheduler({.max_batch_tokens = 100, .max_prefill_tokens = 5}, pool_);
-  scheduler.Add(MakeGroup(1, 8));
-  Step(scheduler);
-  for (std::uint64_t id = 2; id < 10; ++id) scheduler.Add(MakeGroup(id, 4));
+  StartDecoding(scheduler);
+  Add(scheduler, 2, 9, 4);
   EXPECT_EQ(Step(scheduler), (Rows{{1, 1}, {2, 4}, {3, 1}}));
 }
 
 TEST_F(SchedulerTest, ABurstOfShortPromptsIsReadAtOnce) {
   Scheduler scheduler({.max_batch_tokens = 100}, pool_);
-  scheduler.Add(MakeGroup(1, 8));
-  Step(scheduler);
-  for (std::uint64_t id = 2; id < 8; ++id) scheduler.Add(MakeGroup(id, 10));
+  StartDecoding(scheduler);
+  Add(scheduler, 2, 7, 10);
   EXPECT_EQ(Step(scheduler), (Rows{{1, 1}, {2, 10}, {3, 10}, {4, 10}, {5, 10}, {6, 10}, {7, 10}}));
 }
 
 TEST_F(SchedulerTest, FewerThanABurstWaitTheirTurn) {
   Scheduler scheduler({.max_batch_tokens = 100}, pool_);
-  scheduler.Add(MakeGroup(1, 8));
-  Step(scheduler);
-  for (std::uint64_t id = 2; id < 7; ++id) scheduler.Add(MakeGroup(id, 10));
+  StartDecoding(scheduler);
+  Add(scheduler, 2, 6, 10);
   EXPECT_EQ(Step(scheduler), (Rows{{1, 1}, {2, 10}, {3, 6}}));
 }
 
 TEST_F(SchedulerTest, ABurstThatDoesNotFitOneStepIsReadInPieces) {
   Scheduler scheduler({.max_batch_tokens = 50}, pool_);
-  scheduler.Add(MakeGroup(1, 8));
-  Step(scheduler);
-  for (std::uint64_t id = 2; id < 8; ++id) scheduler.Add(MakeGroup(id, 10));
+  StartDecoding(scheduler);
+  Add(scheduler, 2, 7, 10);
   EXPECT_EQ(Step(scheduler), (Rows{{1, 1}, {2, 10}, {3, 6}}));
 }
 
@@ -108,7 +114,7 @@ TEST_F(SchedulerTest, TheUrgentComeFirstThenTheOldest) {
 
 TEST_F(SchedulerTest, ASeventeenthRequestIsAdmittedInTheNextStep) {
   Scheduler scheduler({.max_batch_tokens = 512}, pool_);
-  for (std::uint64_t id = 1; id <= 16; ++id) scheduler.Add(MakeGroup(id, 8));
+  Add(scheduler, 1, 16, 8);
   EXPECT_EQ(Step(scheduler).size(), 16U);
   scheduler.Add(MakeGroup(17, 16));
   const Rows rows = Step(scheduler);
@@ -118,7 +124,7 @@ TEST_F(SchedulerTest, ASeventeenthRequestIsAdmittedInTheNextStep) {
 
 TEST_F(SchedulerTest, NoMoreSequencesRunThanAllowed) {
   Scheduler scheduler({.max_batch_tokens = 512, .max_batch_size = 2}, pool_);
-  for (std::uint64_t id = 1; id <= 3; ++id) scheduler.Add(MakeGroup(id, 8));
+  Add(scheduler, 1, 3, 8);
   EXPECT_EQ(Step(scheduler), (Rows{{1, 8}, {2, 8}}));
   scheduler.Remove([](Group& group) { return group.id() == 1; });
   EXPECT_EQ(Step(scheduler), (Rows{{2, 1}, {3, 8}}));
