@@ -29,13 +29,13 @@ class Runner {
   // Logits of `tokens` at positions first, first + 1, …
   std::vector<float> Run(std::span<const std::int32_t> tokens, std::int64_t first) {
     const SequenceSlice slice{blocks_.data(), 0, static_cast<std::int64_t>(tokens.size()), first};
-    model_.transformer->Forward(tokens, {&slice, 1}, *model_.kv_cache);
+    EXPECT_TRUE(model_.transformer->Forward(tokens, {&slice, 1}, *model_.kv_cache));
     std::vector<float> all;
     for (std::size_t begin = 0; begin < tokens.size(); begin += 16) {
       std::vector<std::int32_t> rows;
       for (std::size_t r = begin; r < std::min(begin + 16, tokens.size()); ++r)
         rows.push_back(static_cast<std::int32_t>(r));
-      const auto logits = model_.transformer->Logits(rows);
+      const auto logits = model_.transformer->Logits(rows).value();
       all.insert(all.end(), logits.begin(), logits.end());
     }
     return all;

@@ -1,5 +1,6 @@
 #include "base/system.h"
 
+#include <hwloc.h>
 #include <sched.h>
 
 #include <algorithm>
@@ -10,6 +11,7 @@
 #include <optional>
 #include <sstream>
 #include <string>
+#include <vector>
 
 namespace bloomery {
 namespace {
@@ -97,6 +99,32 @@ int UsableCores() {
   CPU_ZERO(&mask);
   const int affinity = sched_getaffinity(0, sizeof(mask), &mask) == 0 ? CPU_COUNT(&mask) : 1;
   return std::max(1, std::min(affinity, CgroupCpuQuota()));
+}
+
+void BindToShareOfCores(int share, int shares) {
+  hwloc_topology_t topology = nullptr;
+  if (hwloc_topology_init(&topology) != 0) return;
+  hwloc_cpuset_t allowed = hwloc_bitmap_alloc();
+  if (hwloc_topology_load(topology) == 0 &&
+      hwloc_get_cpubind(topology, allowed, HWLOC_CPUBIND_PROCESS) == 0) {
+    // Processing units in topology order, of those this process may use.
+    std::vector<unsigned> cores;
+    for (hwloc_obj_t unit = nullptr;
+         (unit = hwloc_get_next_obj_by_type(topology, HWLOC_OBJ_PU, unit)) != nullptr;) {
+      if (hwloc_bitmap_isset(allowed, unit->os_index) != 0) cores.push_back(unit->os_index);
+    }
+    const auto count = static_cast<int>(cores.size());
+    if (shares > 1 && count > 0) {
+      const int first = count >= shares ? count * share / shares : share % count;
+      const int end = count >= shares ? count * (share + 1) / shares : first + 1;
+      hwloc_bitmap_zero(allowed);
+      for (int core = first; core < end; ++core)
+        hwloc_bitmap_set(allowed, cores[static_cast<std::size_t>(core)]);
+      hwloc_set_cpubind(topology, allowed, HWLOC_CPUBIND_PROCESS);
+    }
+  }
+  hwloc_bitmap_free(allowed);
+  hwloc_topology_destroy(topology);
 }
 
 }  // namespace bloomery

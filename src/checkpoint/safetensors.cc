@@ -161,9 +161,8 @@ Result<TensorMap> ParseSafetensors(const ByteSource& source) {
   return WithContext(std::move(error), source.name());
 }
 
-Status WriteSafetensors(const std::filesystem::path& path,
-                        std::span<const std::pair<std::string, TensorView>> tensors,
-                        const std::map<std::string, std::string>& metadata) {
+std::string SafetensorsHeader(std::span<const std::pair<std::string, TensorView>> tensors,
+                              std::uint64_t alignment, const std::map<std::string, std::string>& metadata) {
   json::object header;
   if (!metadata.empty()) {
     json::object& entries = header["__metadata__"].emplace_object();
@@ -171,19 +170,29 @@ Status WriteSafetensors(const std::filesystem::path& path,
   }
   std::uint64_t offset = 0;
   for (const auto& [name, view] : tensors) {
+    const std::uint64_t bytes = static_cast<std::uint64_t>(ElementCount(view.shape)) * SizeOf(view.dtype);
     header[name] = {{"dtype", NameOf(view.dtype)},
                     {"shape", json::array(view.shape.begin(), view.shape.end())},
-                    {"data_offsets", {offset, offset + view.bytes.size()}}};
-    offset += view.bytes.size();
+                    {"data_offsets", {offset, offset + bytes}}};
+    offset += bytes;
   }
-  std::string text = json::serialize(header);
-  text.resize((text.size() + 7) / 8 * 8, ' ');
+  const std::string text = json::serialize(header);
+  const std::uint64_t length =
+      (kLengthBytes + text.size() + alignment - 1) / alignment * alignment - kLengthBytes;
+  std::string file(kLengthBytes, '\0');
+  std::memcpy(file.data(), &length, kLengthBytes);
+  file += text;
+  file.resize(kLengthBytes + length, ' ');
+  return file;
+}
+
+Status WriteSafetensors(const std::filesystem::path& path,
+                        std::span<const std::pair<std::string, TensorView>> tensors,
+                        const std::map<std::string, std::string>& metadata) {
   const auto temporary = path.string() + ".partial";
   {
     std::ofstream file(temporary, std::ios::binary | std::ios::trunc);
-    const std::uint64_t length = text.size();
-    file.write(reinterpret_cast<const char*>(&length), sizeof(length));
-    file << text;
+    file << SafetensorsHeader(tensors, kLengthBytes, metadata);
     for (const auto& [name, view] : tensors) {
       file.write(reinterpret_cast<const char*>(view.bytes.data()),
                  static_cast<std::streamsize>(view.bytes.size()));

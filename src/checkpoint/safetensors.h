@@ -18,6 +18,12 @@ namespace bloomery {
 // checked against the file: kCorrupt names file, tensor and reason.
 Result<TensorMap> ParseSafetensors(const ByteSource& source);
 
+// The beginning of a file that holds these tensors in the order given, their bytes not looked at. Data begins
+// at a multiple of `alignment`.
+std::string SafetensorsHeader(std::span<const std::pair<std::string, TensorView>> tensors,
+                              std::uint64_t alignment,
+                              const std::map<std::string, std::string>& metadata = {});
+
 // Writes the tensors in the order given, each aligned to 8 bytes as the reference writer does, through a
 // temporary file and a rename.
 Status WriteSafetensors(const std::filesystem::path& path,

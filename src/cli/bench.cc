@@ -7,6 +7,7 @@
 
 #include "base/system.h"
 #include "cli/commands.h"
+#include "cli/ranks.h"
 #include "cli/session.h"
 #include "loadgen/report.h"
 
@@ -159,6 +160,7 @@ BenchReport Summarise(const BenchFlags& flags, const std::vector<Iteration>& ite
 }
 
 Status Bench(BenchFlags flags) {
+  RETURN_IF_ERROR(StartRanks(flags.model));
   ASSIGN_OR_RETURN(const ReportFormat format, ReportFormatFromName(flags.format));
   flags.model.max_batch_size = std::max(flags.model.max_batch_size, flags.batch_size);
   flags.model.no_prefix_cache = true;  // every iteration does the whole job

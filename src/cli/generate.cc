@@ -8,6 +8,7 @@
 #include "base/mapped_file.h"
 #include "base/utf8.h"
 #include "cli/commands.h"
+#include "cli/ranks.h"
 #include "cli/session.h"
 
 namespace bloomery {
@@ -173,6 +174,7 @@ void PrintTexts(const Completed& completed, bool streamed) {
 }
 
 Status Generate(const CLI::App& command, const GenerateFlags& flags) {
+  RETURN_IF_ERROR(StartRanks(flags.model));
   ASSIGN_OR_RETURN(const std::string prompt, ReadPrompt(flags));
   ASSIGN_OR_RETURN(const Session session, OpenSession(flags.model));
   GenerationRequest request;

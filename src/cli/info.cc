@@ -72,7 +72,7 @@ Status Info(const InfoFlags& flags) {
   ASSIGN_OR_RETURN(const std::unique_ptr<Device> device, MakeDevice(flags.model));
   std::vector<Sizes> sizes;
   for (const DType dtype : {DType::kF32, DType::kBF16, DType::kF16, DType::kI8, DType::kI4})
-    sizes.push_back({dtype, WeightFootprint(spec, dtype, *device)});
+    sizes.push_back({dtype, WeightFootprint(spec, WholeModel(spec), dtype, *device)});
   const json::object info =
       ToJson(options.shape.empty() ? options.name : options.shape, spec, sizes, *device);
   if (flags.json) {

@@ -42,9 +42,25 @@ void AddModelFlags(CLI::App& command, ModelFlags& flags, bool with_shapes) {
       ->capture_default_str();
   command.add_option("--kv-dtype", flags.kv_dtype, "KV cache: auto, f32, bf16, f16 or int8")
       ->capture_default_str();
-  command.add_option("--threads", flags.threads, "Compute threads; 0: every core this process may use")
+  command.add_option("--threads", flags.threads, "Compute threads of each rank; 0: every core it may use")
       ->check(CLI::Range(0, 1024))
       ->capture_default_str();
+  command
+      .add_option("--tp", flags.tensor_ranks,
+                  "Tensor parallelism: ranks that share every layer; started by mpirun")
+      ->check(CLI::Range(1, 1024))
+      ->capture_default_str();
+  command
+      .add_option("--pp", flags.stages,
+                  "Pipeline parallelism: stages of consecutive layers, of --tp ranks each")
+      ->check(CLI::Range(1, 1024))
+      ->capture_default_str();
+  command.add_option("--hostfile", flags.hostfile,
+                     "Open MPI's list of hosts for the ranks; default: this host");
+  command
+      .add_option("--mpirun-arg", flags.mpirun_args,
+                  "A word for mpirun before the program; may be given several times")
+      ->allow_extra_args(false);
   command.add_option("--kv-cache-memory", flags.kv_cache_memory,
                      "Memory for the KV cache, such as 2GiB; default: within half of what is free");
   command

@@ -20,8 +20,12 @@ struct ModelFlags {
   std::string load_format = "auto";
   std::string dtype = "auto";
   std::string kv_dtype = "auto";
-  int threads = 0;
-  std::string kv_cache_memory;  // "2GiB"; empty: chosen
+  int threads = 0;  // of each rank
+  int tensor_ranks = 1;
+  int stages = 1;
+  std::string hostfile;                  // Open MPI's; empty: this host
+  std::vector<std::string> mpirun_args;  // before the program
+  std::string kv_cache_memory;           // "2GiB"; empty: chosen
   std::int64_t max_context_tokens = 0;
   std::int64_t max_batch_tokens = 512;
   std::int64_t max_prefill_tokens = 0;
@@ -29,6 +33,8 @@ struct ModelFlags {
   std::int64_t max_queued_tokens = LoadOptions().max_queued_tokens;
   bool no_prefix_cache = false;
   int speculative_tokens = LoadOptions().speculative_tokens;
+
+  Grid grid() const { return {tensor_ranks, stages}; }
 };
 
 // `with_shapes`: also --shape and --load-format.

@@ -3,10 +3,13 @@
 #include <unistd.h>
 
 #include <csignal>
+#include <cstdlib>
 
 #include "base/log.h"
+#include "base/unique_fd.h"
 #include "cli/commands.h"
 #include "cli/options.h"
+#include "cli/ranks.h"
 #include "server/server.h"
 #include "worker/engine_client.h"
 #include "worker/engine_worker.h"
@@ -16,7 +19,7 @@ namespace {
 
 namespace asio = boost::asio;
 
-constexpr int kWorkerSocketFd = 3;
+constexpr int kWorkerSocketFd = 3;  // of an engine that is one process
 
 struct ServeFlags {
   ModelFlags model;
@@ -27,10 +30,11 @@ struct ServeFlags {
   std::string batch_shape = "pipeline";
   double request_timeout_s = 0;
   double drain_timeout_s = 30;
+  double step_timeout_s = 300;
 };
 
-// The engine process gets the model flags as the gateway got them.
-std::vector<std::string> WorkerCommand(const ServeFlags& flags, const LoadOptions& options) {
+// The engine process, or each of its ranks, gets the model flags as the gateway got them.
+Result<std::vector<std::string>> WorkerCommand(const ServeFlags& flags, const LoadOptions& options) {
   const ModelFlags& m = flags.model;
   std::vector<std::string> command = {"/proc/self/exe", "worker", "--name",
                                       flags.name.empty() ? options.name : flags.name};
@@ -49,7 +53,11 @@ std::vector<std::string> WorkerCommand(const ServeFlags& flags, const LoadOption
                                  "--speculative-tokens", std::to_string(m.speculative_tokens)});
   if (m.no_prefix_cache) command.push_back("--no-prefix-cache");
   if (!m.kv_cache_memory.empty()) command.insert(command.end(), {"--kv-cache-memory", m.kv_cache_memory});
-  return command;
+  const Grid grid = m.grid();
+  if (grid.size() == 1) return command;
+  command.insert(command.end(),
+                 {"--tp", std::to_string(grid.tensor_ranks), "--pp", std::to_string(grid.stages)});
+  return MpirunCommand(m, command);
 }
 
 Result<ServerOptions> ToServerOptions(const ServeFlags& flags) {
@@ -73,7 +81,13 @@ Status Serve(const ServeFlags& flags) {
   ASSIGN_OR_RETURN(ServerOptions server_options, ToServerOptions(flags));
   asio::io_context io(1);
   // The engine process leaves our process group; it is ended by us or by our death (PR_SET_PDEATHSIG).
-  EngineClient engine(io, {.command = WorkerCommand(flags, options)});
+  EngineClient::Options engine_options;
+  ASSIGN_OR_RETURN(engine_options.command, WorkerCommand(flags, options));
+  engine_options.starts_ranks = flags.model.grid().size() > 1;
+  engine_options.step_timeout =
+      std::chrono::milliseconds(static_cast<std::int64_t>(flags.step_timeout_s * 1000));
+  if (engine_options.starts_ranks) AllowMpirunAsRoot();
+  EngineClient engine(io, std::move(engine_options));
   Server server(io, engine, std::move(server_options));
   ASSIGN_OR_RETURN(const std::uint16_t port, server.Start());
   engine.Start();
@@ -111,19 +125,36 @@ struct WorkerFlags {
   std::string name;
 };
 
+// A step cannot be computed any more: the gateway sees this process end, and starts the ranks again.
+void EndForRestart(const Error& error) {
+  spdlog::error("{}", error.message);
+  ::_exit(1);
+}
+
 Status Worker(const WorkerFlags& flags) {
   // Signals of a terminal are the gateway's business; its death is ours.
   ::prctl(PR_SET_PDEATHSIG, SIGKILL);
   std::signal(SIGINT, SIG_IGN);
   ASSIGN_OR_RETURN(LoadOptions options, ToLoadOptions(flags.model));
   options.name = flags.name;
+  ASSIGN_OR_RETURN(auto ranks, JoinRanks(flags.model));
   std::unique_ptr<Device> device;
+  if (ranks && ranks->world->rank() > 0) {
+    ASSIGN_OR_RETURN(device, MakeDevice(flags.model));
+    ASSIGN_OR_RETURN(LoadedModel model, LoadModel(options, *device, nullptr, std::move(ranks)));
+    return FollowRankZero(std::move(model));
+  }
+  UniqueFd connected;
+  if (const char* path = std::getenv(kEngineSocketVariable); path != nullptr) {
+    ASSIGN_OR_RETURN(connected, ConnectToGateway(path));
+  }
   return RunEngineWorker(
-      kWorkerSocketFd, [&](const LoadProgress& progress) -> Result<std::unique_ptr<Engine>> {
+      connected ? connected.get() : kWorkerSocketFd,
+      [&](const LoadProgress& progress) -> Result<std::unique_ptr<Engine>> {
         ASSIGN_OR_RETURN(device, MakeDevice(flags.model));
-        ASSIGN_OR_RETURN(LoadedModel model, LoadModel(options, *device, progress));
+        ASSIGN_OR_RETURN(LoadedModel model, LoadModel(options, *device, progress, std::move(ranks)));
         spdlog::info("loaded {} in {:.2f} s on {}", model.info.name, model.load_s, device->Describe());
-        return std::make_unique<Engine>(std::move(model));
+        return std::make_unique<Engine>(std::move(model), EndForRestart);
       });
 }
 
@@ -165,6 +196,11 @@ void AddServe(CLI::App& app) {
   command
       ->add_option("--drain-timeout", flags->drain_timeout_s,
                    "Seconds that requests in progress get after SIGTERM")
+      ->check(CLI::NonNegativeNumber)
+      ->capture_default_str();
+  command
+      ->add_option("--step-timeout", flags->step_timeout_s,
+                   "Seconds after which an engine that has work and makes no step is restarted; 0: never")
       ->check(CLI::NonNegativeNumber)
       ->capture_default_str();
   command->callback([flags] { ExitOnError(Serve(*flags)); });

@@ -5,6 +5,8 @@
 #include <algorithm>
 #include <csignal>
 
+#include "cli/ranks.h"
+
 namespace bloomery {
 namespace {
 
@@ -38,8 +40,15 @@ std::optional<EventQueue::Item> EventQueue::Next(std::chrono::milliseconds timeo
 Result<Session> OpenSession(const ModelFlags& flags) {
   ASSIGN_OR_RETURN(const LoadOptions options, ToLoadOptions(flags));
   Session session;
+  ASSIGN_OR_RETURN(auto ranks, JoinRanks(flags));
+  const bool follows = ranks && ranks->world->rank() > 0;
   ASSIGN_OR_RETURN(session.device, MakeDevice(flags));
-  ASSIGN_OR_RETURN(LoadedModel model, LoadModel(options, *session.device, TerminalProgress()));
+  ASSIGN_OR_RETURN(LoadedModel model, LoadModel(options, *session.device,
+                                                follows ? nullptr : TerminalProgress(), std::move(ranks)));
+  if (follows) {
+    RETURN_IF_ERROR(FollowRankZero(std::move(model)));
+    throw CLI::Success();
+  }
   session.load_s = model.load_s;
   session.engine = std::make_unique<Engine>(std::move(model));
   return session;

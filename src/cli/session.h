@@ -37,6 +37,7 @@ struct Session {
   double load_s = 0;
 };
 
+// Several ranks meet here. On others than rank 0 it does what rank 0 says, and leaves the program.
 Result<Session> OpenSession(const ModelFlags& flags);
 
 // From its construction on, SIGINT and SIGTERM set a flag instead of ending the process; a second one ends it

@@ -16,10 +16,15 @@ bool Completes(const WorkItem& item) { return item.rows == item.sequence->pendin
 
 }  // namespace
 
-Engine::Engine(LoadedModel model)
+Engine::Engine(LoadedModel model, OnLost on_lost)
     : model_(std::move(model)),
       decoder_(model_.tokenizer),
-      blocks_(*model_.kv_cache, model_.transformer->device(), model_.options.prefix_cache),
+      on_lost_(std::move(on_lost)),
+      runner_(*model_.transformer, *model_.kv_cache, model_.ranks ? model_.ranks->world.get() : nullptr),
+      blocks_(
+          model_.kv_cache->blocks(),
+          [this](std::int32_t from, std::int32_t to) { runner_.CopyBlock(from, to); },
+          model_.options.prefix_cache),
       scheduler_({.max_batch_tokens = model_.max_batch_tokens,
                   .max_prefill_tokens = model_.options.max_prefill_tokens,
                   .max_batch_size = model_.info.max_batch_size,
@@ -58,7 +63,7 @@ EngineStats Engine::stats() const {
 
 void Engine::ThreadMain(const std::stop_token& stop) {
   while (TakeInbox(stop)) {
-    Step();
+    if (const Status step = Step(); !step) Lose(step.error());
     PublishStats();
   }
   scheduler_.Remove([](Group& group) {
@@ -88,6 +93,10 @@ bool Engine::TakeInbox(const std::stop_token& stop) {
 
 void Engine::Accept(Submission submission) {
   const std::uint64_t id = submission.request.id;
+  if (lost_) {
+    submission.sink->OnEvent(id, FailedEvent{*lost_});
+    return;
+  }
   auto group = MakeGroup(std::move(submission.request), model_, blocks_);
   if (!group) {
     submission.sink->OnEvent(id, FailedEvent{std::move(group).error()});
@@ -126,9 +135,19 @@ void Engine::DropEnded(const std::vector<std::uint64_t>& cancelled) {
   });
 }
 
-void Engine::Step() {
+void Engine::Lose(const Error& error) {
+  lost_ = error;
+  if (on_lost_) on_lost_(error);
+  scheduler_.Remove([&error](Group& group) {
+    FailGroup(group, error.code, error.message);
+    return true;
+  });
+}
+
+Status Engine::Step() {
   const std::vector<WorkItem> items = scheduler_.Plan();
-  if (items.empty()) return;
+  if (items.empty()) return {};
+  ++totals_.steps_total;
   const SteadyTime now = std::chrono::steady_clock::now();
   for (const WorkItem& item : items) {
     if (!item.group->started) {
@@ -137,14 +156,14 @@ void Engine::Step() {
     }
     totals_.drafted_tokens_total += static_cast<std::int64_t>(item.sequence->drafts.size());
   }
-  RunForward(items);
-  std::vector<ReadyGroup> ready = FinishItems(items);
+  RETURN_IF_ERROR(RunForward(items));
+  ASSIGN_OR_RETURN(std::vector<ReadyGroup> ready, FinishItems(items));
   std::erase_if(ready, [this](const ReadyGroup& group) {
     if (group.group->max_new_tokens > 0) return false;
     decoder_.FinishWithoutTokens(*group.group);
     return true;
   });
-  AdvanceGroups(ready);
+  RETURN_IF_ERROR(AdvanceGroups(ready));
   scheduler_.Remove([this](Group& group) {
     if (!group.finished()) return false;
     for (const Sequence& sequence : group.sequences) {
@@ -153,9 +172,10 @@ void Engine::Step() {
     }
     return true;
   });
+  return {};
 }
 
-void Engine::RunForward(std::span<const WorkItem> items) {
+Status Engine::RunForward(std::span<const WorkItem> items) {
   std::vector<std::int32_t> tokens;
   std::vector<SequenceSlice> slices;
   for (const WorkItem& item : items) {
@@ -168,19 +188,19 @@ void Engine::RunForward(std::span<const WorkItem> items) {
     tokens.insert(tokens.end(), begin, begin + item.rows);
     tokens.insert(tokens.end(), sequence.drafts.begin(), sequence.drafts.end());
   }
-  model_.transformer->Forward(tokens, slices, *model_.kv_cache);
+  return runner_.Forward(tokens, slices);
 }
 
 // Items of one group follow each other, and its sequences complete together or (while a preempted group
 // catches up) not at all.
-std::vector<Engine::ReadyGroup> Engine::FinishItems(std::span<const WorkItem> items) {
+Result<std::vector<Engine::ReadyGroup>> Engine::FinishItems(std::span<const WorkItem> items) {
   std::vector<ReadyGroup> ready;
   std::int64_t row = 0;
   for (std::size_t i = 0; i < items.size();) {
     ReadyGroup group{items[i].group, {}};
     for (; i < items.size() && items[i].group == group.group; ++i) {
       const WorkItem& item = items[i];
-      if (group.group->wants_prompt_logits()) TakePromptLogits(item, row);
+      if (group.group->wants_prompt_logits()) RETURN_IF_ERROR(TakePromptLogits(item, row));
       row += item.rows;
       if (Completes(item)) {
         group.rows.push_back(static_cast<std::int32_t>(row - 1));
@@ -199,7 +219,7 @@ std::vector<Engine::ReadyGroup> Engine::FinishItems(std::span<const WorkItem> it
 
 // The head is the largest matrix of a small model: it is read once for as many groups as fit, not once for
 // each.
-void Engine::AdvanceGroups(std::span<const ReadyGroup> ready) {
+Status Engine::AdvanceGroups(std::span<const ReadyGroup> ready) {
   const auto limit = static_cast<std::size_t>(model_.transformer->limits().max_logit_rows);
   const auto vocab = static_cast<std::size_t>(model_.info.vocab_size);
   while (!ready.empty()) {
@@ -208,7 +228,7 @@ void Engine::AdvanceGroups(std::span<const ReadyGroup> ready) {
     for (; count < ready.size() && rows.size() + ready[count].rows.size() <= limit; ++count) {
       rows.insert(rows.end(), ready[count].rows.begin(), ready[count].rows.end());
     }
-    std::span<float> logits = model_.transformer->Logits(rows);
+    ASSIGN_OR_RETURN(std::span<float> logits, runner_.Logits(rows));
     for (const ReadyGroup& group : ready.first(count)) {
       totals_.accepted_tokens_total +=
           decoder_.Advance(*group.group, logits.first(group.rows.size() * vocab));
@@ -216,17 +236,20 @@ void Engine::AdvanceGroups(std::span<const ReadyGroup> ready) {
     }
     ready = ready.subspan(count);
   }
+  return {};
 }
 
-void Engine::TakePromptLogits(const WorkItem& item, std::int64_t first_row) {
+Status Engine::TakePromptLogits(const WorkItem& item, std::int64_t first_row) {
   const std::int64_t chunk = model_.transformer->limits().max_logit_rows;
   for (std::int64_t done = 0; done < item.rows; done += chunk) {
     std::vector<std::int32_t> rows;
     for (std::int64_t r = done; r < std::min(done + chunk, item.rows); ++r)
       rows.push_back(static_cast<std::int32_t>(first_row + r));
+    ASSIGN_OR_RETURN(const std::span<float> logits, runner_.Logits(rows));
     decoder_.TakePromptLogits(*item.group, static_cast<std::size_t>(item.sequence->computed + done),
-                              rows.size(), model_.transformer->Logits(rows));
+                              rows.size(), logits);
   }
+  return {};
 }
 
 void Engine::PublishStats() {

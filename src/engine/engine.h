@@ -15,6 +15,7 @@
 #include "engine/group.h"
 #include "engine/kv_blocks.h"
 #include "engine/loader.h"
+#include "engine/model_runner.h"
 #include "engine/request.h"
 #include "engine/scheduler.h"
 
@@ -24,7 +25,12 @@ namespace bloomery {
 // destruction.
 class Engine {
  public:
-  explicit Engine(LoadedModel model);
+  // A rank of the model was lost, and no step can be computed any more. Called once, from the engine's
+  // thread.
+  using OnLost = std::function<void(const Error&)>;
+
+  // Without `on_lost`, requests fail then.
+  explicit Engine(LoadedModel model, OnLost on_lost = nullptr);
   ~Engine();
   Engine(const Engine&) = delete;
   Engine& operator=(const Engine&) = delete;
@@ -59,19 +65,23 @@ class Engine {
   bool TakeInbox(const std::stop_token& stop);
   void Accept(Submission submission);
   void DropEnded(const std::vector<std::uint64_t>& cancelled);
-  void Step();
-  void RunForward(std::span<const WorkItem> items);
+  Status Step();
+  Status RunForward(std::span<const WorkItem> items);
   // Marks the items' tokens as computed, scores prompts that asked for it, and returns the groups that have
   // their next logits.
-  std::vector<ReadyGroup> FinishItems(std::span<const WorkItem> items);
-  void AdvanceGroups(std::span<const ReadyGroup> ready);
-  void TakePromptLogits(const WorkItem& item, std::int64_t first_row);
+  Result<std::vector<ReadyGroup>> FinishItems(std::span<const WorkItem> items);
+  Status AdvanceGroups(std::span<const ReadyGroup> ready);
+  Status TakePromptLogits(const WorkItem& item, std::int64_t first_row);
+  void Lose(const Error& error);
   void PublishStats();
 
   LoadedModel model_;
   const Decoder decoder_;
+  const OnLost on_lost_;
 
   // Engine thread only.
+  ModelRunner runner_;
+  std::optional<Error> lost_;
   KvBlockPool blocks_;
   Scheduler scheduler_;
   EngineStats totals_;

@@ -10,15 +10,14 @@ std::int64_t BlocksFor(std::int64_t tokens) { return (tokens + kKvBlockTokens - 
 
 }  // namespace
 
-KvBlockPool::KvBlockPool(KvCache& cache, Device& device, bool keep_prefixes)
-    : cache_(cache),
-      device_(device),
+KvBlockPool::KvBlockPool(std::int64_t blocks, CopyBlock copy, bool keep_prefixes)
+    : copy_(std::move(copy)),
       keep_prefixes_(keep_prefixes),
-      prefixes_(cache.blocks()),
-      owners_(static_cast<std::size_t>(cache.blocks()), 0),
+      prefixes_(blocks),
+      owners_(static_cast<std::size_t>(blocks), 0),
       released_(owners_.size(), 0) {
   free_.reserve(owners_.size());
-  for (std::int64_t block = cache.blocks() - 1; block >= 0; --block)
+  for (std::int64_t block = blocks - 1; block >= 0; --block)
     free_.push_back(static_cast<std::int32_t>(block));
 }
 

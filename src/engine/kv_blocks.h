@@ -6,6 +6,7 @@
 #pragma once
 
 #include <cstdint>
+#include <functional>
 #include <map>
 #include <optional>
 #include <span>
@@ -19,8 +20,11 @@ namespace bloomery {
 // Used by the engine's thread only.
 class KvBlockPool {
  public:
+  // Copies what a block holds in every layer.
+  using CopyBlock = std::function<void(std::int32_t from, std::int32_t to)>;
+
   // `keep_prefixes`: remember what full blocks hold, for Adopt.
-  KvBlockPool(KvCache& cache, Device& device, bool keep_prefixes = true);
+  KvBlockPool(std::int64_t blocks, CopyBlock copy, bool keep_prefixes = true);
 
   // Blocks that Take can hand out, idle ones included.
   std::int64_t free_blocks() const { return static_cast<std::int64_t>(free_.size() + idle_.size()); }
@@ -30,14 +34,13 @@ class KvBlockPool {
   void AddOwner(std::int32_t block);
   void Release(std::int32_t block);
   bool shared(std::int32_t block) const { return owners_[static_cast<std::size_t>(block)] > 1; }
-  void Copy(std::int32_t from, std::int32_t to) { device_.CopyKvBlock(cache_, from, to); }
+  void Copy(std::int32_t from, std::int32_t to) { copy_(from, to); }
 
   bool keeps_prefixes() const { return keep_prefixes_; }
   PrefixIndex& prefixes() { return prefixes_; }
 
  private:
-  KvCache& cache_;
-  Device& device_;
+  const CopyBlock copy_;
   const bool keep_prefixes_;
   PrefixIndex prefixes_;
   std::vector<std::int32_t> owners_;  // by block

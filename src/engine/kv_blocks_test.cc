@@ -2,16 +2,15 @@
 
 #include <gtest/gtest.h>
 
-#include "kernels/cpu_device.h"
-
 namespace bloomery {
 namespace {
 
 class KvBlocksTest : public testing::Test {
  protected:
-  std::unique_ptr<Device> device_ = MakeCpuDevice({.threads = 1, .isa = std::nullopt}).value();
-  std::unique_ptr<KvCache> cache_ = device_->AllocateKvCache({1, 1, 4, DType::kF32}, 4).value();
-  KvBlockPool pool_{*cache_, *device_};
+  using Copies = std::vector<std::pair<std::int32_t, std::int32_t>>;
+
+  Copies copies_;
+  KvBlockPool pool_{4, [this](std::int32_t from, std::int32_t to) { copies_.emplace_back(from, to); }};
 };
 
 TEST_F(KvBlocksTest, ReservesOnlyWhatIsMissingAndGivesBack) {
@@ -35,6 +34,7 @@ TEST_F(KvBlocksTest, ForksShareBlocksAndCopyThePartlyFilledOneOnWriting) {
   ASSERT_TRUE(fork.Reserve(20, 21));
   EXPECT_EQ(fork.data()[0], table.data()[0]) << "a full block stays shared";
   EXPECT_NE(fork.data()[1], table.data()[1]) << "the one being written is its own";
+  EXPECT_EQ(copies_, (Copies{{table.data()[1], fork.data()[1]}}));
   EXPECT_EQ(table.BlocksNeeded(20, 21), 0) << "the last owner writes in place";
 }
 
@@ -112,7 +112,7 @@ TEST_F(KvBlocksTest, WhatIsRememberedGivesWayLongestIdleFirstAndEndsBeforeBeginn
 }
 
 TEST_F(KvBlocksTest, APoolThatKeepsNoPrefixesAdoptsNone) {
-  KvBlockPool plain(*cache_, *device_, /*keep_prefixes=*/false);
+  KvBlockPool plain(4, nullptr, /*keep_prefixes=*/false);
   BlockTable table(plain);
   ASSERT_TRUE(table.Reserve(0, 32));
   table.Publish(0, Tokens(1, 32), 32);

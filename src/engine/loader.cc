@@ -15,8 +15,8 @@ constexpr double kGiB = 1024.0 * 1024.0 * 1024.0;
 
 // Weights are checked before a byte is allocated: a machine that starts to swap, or an OOM kill an hour into
 // loading, helps nobody.
-Status CheckMemory(const ModelSpec& spec, DType dtype, const Device& device) {
-  const std::uint64_t needed = WeightFootprint(spec, dtype, device).weight_bytes;
+Status CheckMemory(const ModelSpec& spec, const Part& part, DType dtype, const Device& device) {
+  const std::uint64_t needed = WeightFootprint(spec, part, dtype, device).weight_bytes;
   const std::uint64_t available = AvailableMemoryBytes();
   if (needed <= available) return {};
   return Fail(ErrorCode::kOutOfMemory,
@@ -63,25 +63,24 @@ ModelInfo Describe(const LoadOptions& options, const ModelSpec& spec, DType dtyp
   return info;
 }
 
-Result<ModelWeights> Weights(const LoadOptions& options, const ModelSpec& spec, DType dtype, Device& device,
-                             const LoadProgress& progress) {
-  if (!options.shape.empty()) return RandomWeights(spec, dtype, device, /*seed=*/1, progress);
+Result<ModelWeights> Weights(const LoadOptions& options, const ModelSpec& spec, const Part& part, DType dtype,
+                             Device& device, const LoadProgress& progress) {
+  if (!options.shape.empty()) return RandomWeights(spec, part, dtype, device, /*seed=*/1, progress);
   ASSIGN_OR_RETURN(const auto checkpoint, Checkpoint::Open(options.directory));
-  return LoadWeights(spec, *checkpoint, dtype, device, progress);
+  return LoadWeights(spec, part, *checkpoint, dtype, device, progress);
 }
 
-}  // namespace
-
-DType ResolveDType(std::optional<DType> asked, const ModelSpec& spec) {
-  return asked.value_or(spec.checkpoint_dtype.value_or(DType::kF32));
-}
-
-Result<LoadedModel> LoadModel(const LoadOptions& options, Device& device, const LoadProgress& progress) {
-  const auto started = std::chrono::steady_clock::now();
+// Everything but the KV cache, whose size the ranks have yet to agree on.
+Result<LoadedModel> LoadPart(const LoadOptions& options, Device& device, const LoadProgress& progress,
+                             const RankGroup* ranks) {
   ASSIGN_OR_RETURN(const ModelSpec spec,
                    options.shape.empty() ? LoadSpec(options.directory) : NamedShape(options.shape));
+  Part part = WholeModel(spec);
+  if (ranks != nullptr) {
+    ASSIGN_OR_RETURN(part, CutModel(spec, ranks->grid, ranks->world->rank()));
+  }
   const DType dtype = ResolveDType(options.dtype, spec);
-  RETURN_IF_ERROR(CheckMemory(spec, dtype, device));
+  RETURN_IF_ERROR(CheckMemory(spec, part, dtype, device));
   LoadedModel model;
   model.options = options;
   if (options.shape.empty()) {
@@ -95,20 +94,54 @@ Result<LoadedModel> LoadModel(const LoadOptions& options, Device& device, const 
       return std::unexpected(std::move(tokenizer).error());
     }
   }
-  ASSIGN_OR_RETURN(ModelWeights weights, Weights(options, spec, dtype, device, progress));
+  ASSIGN_OR_RETURN(ModelWeights weights, Weights(options, spec, part, dtype, device, progress));
   model.max_batch_tokens = std::max<std::int64_t>(options.max_batch_tokens, options.max_batch_size);
-  ASSIGN_OR_RETURN(
-      model.transformer,
-      Transformer::Create(spec, std::move(weights), device,
-                          {.max_rows = model.max_batch_tokens,
-                           .max_logit_rows = std::max(options.max_batch_size, kDraftedStepRows)}));
+  ASSIGN_OR_RETURN(model.transformer,
+                   Transformer::Create(spec, std::move(weights), device,
+                                       {.max_rows = model.max_batch_tokens,
+                                        .max_logit_rows = std::max(options.max_batch_size, kDraftedStepRows)},
+                                       ranks != nullptr ? ranks->peers() : Peers()));
+  return model;
+}
+
+// The smallest of the ranks' numbers. Collective.
+Result<std::int64_t> Smallest(Communicator& world, std::int64_t mine) {
+  ASSIGN_OR_RETURN(const auto numbers, GatherTexts(world, std::to_string(mine)));
+  std::int64_t smallest = mine;
+  for (const std::string& number : numbers) smallest = std::min(smallest, std::int64_t{std::stoll(number)});
+  return smallest;
+}
+
+}  // namespace
+
+DType ResolveDType(std::optional<DType> asked, const ModelSpec& spec) {
+  return asked.value_or(spec.checkpoint_dtype.value_or(DType::kF32));
+}
+
+Result<LoadedModel> LoadModel(const LoadOptions& options, Device& device, const LoadProgress& progress,
+                              std::unique_ptr<RankGroup> ranks) {
+  const auto started = std::chrono::steady_clock::now();
+  const auto agree = [&ranks](const Status& mine) {
+    return ranks ? AgreeOnStatus(*ranks->world, mine) : mine;
+  };
+  auto model = LoadPart(options, device, progress, ranks.get());
+  RETURN_IF_ERROR(agree(model ? Status() : std::unexpected(model.error())));
+  const ModelSpec& spec = model->transformer->spec();
+  const DType dtype = model->transformer->weights().dtype;
   const std::int64_t context = options.max_context_tokens > 0
                                    ? std::min(options.max_context_tokens, spec.max_positions)
                                    : spec.max_positions;
-  const KvCacheShape shape = model.transformer->kv_shape(KvDType(options.kv_dtype, dtype));
-  ASSIGN_OR_RETURN(model.kv_cache, device.AllocateKvCache(shape, KvBlocks(options, shape, context)));
-  model.info = Describe(options, spec, dtype, model.tokenizer.get(), context, *model.kv_cache);
-  model.load_s = std::chrono::duration<double>(std::chrono::steady_clock::now() - started).count();
+  const KvCacheShape shape = model->transformer->kv_shape(KvDType(options.kv_dtype, dtype));
+  std::int64_t blocks = KvBlocks(options, shape, context);
+  if (ranks) {
+    ASSIGN_OR_RETURN(blocks, Smallest(*ranks->world, blocks));
+  }
+  auto cache = device.AllocateKvCache(shape, blocks);
+  RETURN_IF_ERROR(agree(cache ? Status() : std::unexpected(cache.error())));
+  model->kv_cache = *std::move(cache);
+  model->info = Describe(options, spec, dtype, model->tokenizer.get(), context, *model->kv_cache);
+  model->ranks = std::move(ranks);
+  model->load_s = std::chrono::duration<double>(std::chrono::steady_clock::now() - started).count();
   return model;
 }
 

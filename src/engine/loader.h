@@ -9,6 +9,7 @@
 #include <string>
 
 #include "base/result.h"
+#include "engine/rank_group.h"
 #include "engine/request.h"
 #include "model/transformer.h"
 #include "tokenizer/tokenizer.h"
@@ -36,6 +37,7 @@ struct LoadOptions {
 };
 
 struct LoadedModel {
+  std::unique_ptr<RankGroup> ranks;  // null for a model on one rank
   std::unique_ptr<Transformer> transformer;
   std::unique_ptr<KvCache> kv_cache;
   std::shared_ptr<const Tokenizer> tokenizer;  // null for shapes and directories without one
@@ -46,8 +48,9 @@ struct LoadedModel {
 };
 
 // Loads onto `device`, which must outlive the model. Refuses at once what memory cannot hold, and says how
-// much is missing.
-Result<LoadedModel> LoadModel(const LoadOptions& options, Device& device, const LoadProgress& progress);
+// much is missing. With `ranks` (collective), each loads its part, and all fail where one does.
+Result<LoadedModel> LoadModel(const LoadOptions& options, Device& device, const LoadProgress& progress,
+                              std::unique_ptr<RankGroup> ranks = nullptr);
 
 // The dtype "auto" stands for.
 DType ResolveDType(std::optional<DType> asked, const ModelSpec& spec);

@@ -157,6 +157,7 @@ struct EngineStats {
   std::int64_t cached_tokens_total = 0;    // prompt tokens taken over from earlier requests
   std::int64_t drafted_tokens_total = 0;   // guessed and verified
   std::int64_t accepted_tokens_total = 0;  // of which came true
+  std::int64_t steps_total = 0;
 };
 
 }  // namespace bloomery

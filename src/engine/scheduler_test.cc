@@ -5,8 +5,6 @@
 
 #include <map>
 
-#include "kernels/cpu_device.h"
-
 namespace bloomery {
 namespace {
 
@@ -52,9 +50,7 @@ class SchedulerTest : public testing::Test {
 
   using Rows = std::map<std::uint64_t, std::int64_t>;
 
-  std::unique_ptr<Device> device_ = MakeCpuDevice({.threads = 1, .isa = std::nullopt}).value();
-  std::unique_ptr<KvCache> cache_ = device_->AllocateKvCache({1, 1, 4, DType::kF32}, kBlocks).value();
-  KvBlockPool pool_{*cache_, *device_};
+  KvBlockPool pool_{kBlocks, [](std::int32_t /*from*/, std::int32_t /*to*/) {}};
 };
 
 TEST_F(SchedulerTest, APromptAloneIsReadInStepsOfTheLimit) {

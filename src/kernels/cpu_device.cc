@@ -8,6 +8,7 @@
 
 #include "kernels/attention.h"
 #include "kernels/bandwidth.h"
+#include "kernels/joined_linear.h"
 #include "kernels/kernel_table.h"
 #include "kernels/kv_cache.h"
 #include "kernels/linear.h"
@@ -82,15 +83,54 @@ class CpuDevice final : public Device {
     return shape ? shape->total_bytes : std::numeric_limits<std::uint64_t>::max();
   }
 
-  void Linear(const LinearArgs& args) override { linear_.Run(args); }
+  std::string PackedLayout() const override { return "panels-16"; }
+
+  std::span<const std::byte> Packed(const LinearWeights& weights) const override {
+    return static_cast<const PackedLinear&>(weights).bytes();
+  }
+
+  Result<std::unique_ptr<LinearWeights>> MapLinear(const MappedLinear& mapped) override {
+    return Reserved(PackedLinear::Map(mapped));
+  }
+
+  std::unique_ptr<LinearWeights> JoinLinear(std::vector<std::unique_ptr<LinearWeights>> pieces,
+                                            JoinedBy by) override {
+    if (pieces.size() == 1) return std::move(pieces.front());
+    return std::make_unique<JoinedLinear>(std::move(pieces), by);
+  }
+
+  void Linear(const LinearArgs& args) override {
+    if (args.weights->pieces().empty()) {
+      linear_.Run(args);
+      return;
+    }
+    const bool by_inputs = static_cast<const JoinedLinear&>(*args.weights).by() == JoinedBy::kInputs;
+    LinearArgs piece = args;
+    for (const auto& weights : args.weights->pieces()) {
+      piece.weights = weights.get();
+      Linear(piece);
+      if (by_inputs) {
+        assert(args.activation == Activation::kNone);
+        piece.x += weights->in_features();
+        piece.residual = piece.y;
+        piece.residual_stride = piece.y_stride;
+      } else {
+        piece.y += weights->out_features();
+        if (piece.residual != nullptr) piece.residual += weights->out_features();
+      }
+    }
+  }
 
   void Embed(const LinearWeights& table, std::span<const std::int32_t> ids, float* y,
              std::int64_t y_stride) override {
-    const auto& packed = static_cast<const PackedLinear&>(table);
-    ForRows(static_cast<std::int64_t>(ids.size()), packed.in_features(), [&](std::int64_t row) {
+    ForRows(static_cast<std::int64_t>(ids.size()), table.in_features(), [&](std::int64_t row) {
       const std::int32_t id = ids[static_cast<std::size_t>(row)];
-      assert(id >= 0 && id < packed.out_features());
-      packed.ReadRow(id, y + row * y_stride);
+      assert(id >= -1 && id < table.out_features());
+      if (id < 0) {
+        std::fill_n(y + row * y_stride, table.in_features(), 0.0F);
+      } else {
+        ReadRow(table, id, y + row * y_stride);
+      }
     });
   }
 
@@ -143,6 +183,14 @@ class CpuDevice final : public Device {
   }
 
  private:
+  static void ReadRow(const LinearWeights& table, std::int64_t row, float* out) {
+    for (const auto& piece : table.pieces()) {
+      if (row < piece->out_features()) return ReadRow(*piece, row, out);
+      row -= piece->out_features();
+    }
+    static_cast<const PackedLinear&>(table).ReadRow(row, out);
+  }
+
   // New weights, once the scratch memory that multiplying with them needs is there.
   Result<std::unique_ptr<LinearWeights>> Reserved(Result<std::unique_ptr<PackedLinear>> packed) {
     if (!packed) return std::unexpected(std::move(packed).error());

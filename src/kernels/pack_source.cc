@@ -110,13 +110,27 @@ void WriteInt8Panel(const PackedShape& shape, const float* rows, std::uint8_t* p
   }
 }
 
-// Row `row` of a checkpoint tensor as f32.
-void ReadTensorRow(const KernelTable& kernels, const TensorView& tensor, std::int64_t row,
-                   std::int64_t columns, float* out) {
+std::int64_t Columns(const LinearSource& source) {
+  return source.columns > 0 ? source.columns : source.in_features;
+}
+
+Status CheckWeight(const LinearSource& source) {
+  const std::int64_t columns = Columns(source);
+  if (source.first_column < 0 || source.first_column > columns - source.in_features) {
+    return Fail(ErrorCode::kInvalidArgument, "[linear] weight: expected columns [{}, {} + {}) of {}",
+                source.first_column, source.first_column, source.in_features, columns);
+  }
+  return CheckRanges(source.weight, source.out_features, columns, "weight");
+}
+
+// The wanted columns of row `row` of one of the source's tensors as f32.
+void ReadTensorRow(const KernelTable& kernels, const LinearSource& source, const TensorView& tensor,
+                   std::int64_t row, float* out) {
+  const std::int64_t first = row * Columns(source) + source.first_column;
   if (tensor.dtype == DType::kF16) {
-    kernels.f16_to_f32(tensor.bytes.data() + row * columns * 2, columns, out);
+    kernels.f16_to_f32(tensor.bytes.data() + first * 2, source.in_features, out);
   } else {
-    ToF32(tensor, row * columns, columns, out);
+    ToF32(tensor, first, source.in_features, out);
   }
 }
 
@@ -129,7 +143,7 @@ void PackPanel(PackedLinear& packed, const KernelTable& kernels, const LinearSou
   ForEachRow(source.weight, begin, end,
              [&](std::int64_t feature, const TensorView& tensor, std::int64_t row) {
                float* to = rows + (feature - begin) * shape.in_features;
-               ReadTensorRow(kernels, tensor, row, shape.in_features, to);
+               ReadTensorRow(kernels, source, tensor, row, to);
                for (std::size_t k = 0; k < source.in_scale.size(); ++k) to[k] *= source.in_scale[k];
                if (source.out_scale.empty()) return;
                const float scale = source.out_scale[static_cast<std::size_t>(feature)];
@@ -158,7 +172,7 @@ void PackPanel(PackedLinear& packed, const KernelTable& kernels, const LinearSou
 }  // namespace
 
 Result<LinearPeaks> PeaksOfSource(ThreadPool& pool, const KernelTable& kernels, const LinearSource& source) {
-  RETURN_IF_ERROR(CheckRanges(source.weight, source.out_features, source.in_features, "weight"));
+  RETURN_IF_ERROR(CheckWeight(source));
   const auto columns = static_cast<std::size_t>(source.in_features);
   const auto threads = static_cast<std::size_t>(pool.threads());
   LinearPeaks peaks{std::vector<float>(columns),
@@ -175,7 +189,7 @@ Result<LinearPeaks> PeaksOfSource(ThreadPool& pool, const KernelTable& kernels, 
       const std::int64_t end = std::min(panel + kPanelColumns, source.out_features);
       ForEachRow(source.weight, panel, end,
                  [&](std::int64_t feature, const TensorView& tensor, std::int64_t row) {
-                   ReadTensorRow(kernels, tensor, row, source.in_features, row_values);
+                   ReadTensorRow(kernels, source, tensor, row, row_values);
                    float peak = 0;
                    for (std::size_t k = 0; k < columns; ++k) {
                      const float magnitude = std::fabs(row_values[k]);
@@ -197,7 +211,7 @@ Result<std::unique_ptr<PackedLinear>> PackFromSource(ThreadPool& pool, const Ker
                                                      const LinearSource& source, DType dtype) {
   ASSIGN_OR_RETURN(const PackedShape shape,
                    MakePackedShape(source.out_features, source.in_features, !source.bias.empty(), dtype));
-  RETURN_IF_ERROR(CheckRanges(source.weight, shape.out_features, shape.in_features, "weight"));
+  RETURN_IF_ERROR(CheckWeight(source));
   if (shape.has_bias) RETURN_IF_ERROR(CheckRanges(source.bias, shape.out_features, 1, "bias"));
   ASSIGN_OR_RETURN(auto packed, PackedLinear::Allocate(shape));
   const std::uint64_t rows_floats = static_cast<std::uint64_t>(shape.in_features) * kPanelColumns;

@@ -98,8 +98,44 @@ void PackedLinear::ReadRow(std::int64_t feature, float* out) const {
 }
 
 Result<std::unique_ptr<PackedLinear>> PackedLinear::Allocate(const PackedShape& shape) {
-  ASSIGN_OR_RETURN(AlignedBuffer buffer, AllocateChecked(shape.total_bytes, "a linear layer"));
-  return std::unique_ptr<PackedLinear>(new PackedLinear(shape, std::move(buffer)));
+  std::unique_ptr<PackedLinear> packed(new PackedLinear(shape));
+  ASSIGN_OR_RETURN(packed->buffer_, AllocateChecked(shape.total_bytes, "a linear layer"));
+  packed->PointAt(shape, packed->buffer_.data(), 0);
+  return packed;
+}
+
+Result<std::unique_ptr<PackedLinear>> PackedLinear::Map(const MappedLinear& mapped) {
+  ASSIGN_OR_RETURN(const PackedShape whole,
+                   MakePackedShape(mapped.out_features, mapped.in_features, mapped.has_bias, mapped.dtype));
+  if (mapped.bytes.size() < whole.total_bytes) {
+    return Fail(ErrorCode::kCorrupt, "[linear] {} bytes, {} [{}, {}] takes {}", mapped.bytes.size(),
+                DTypeName(mapped.dtype), mapped.out_features, mapped.in_features, whole.total_bytes);
+  }
+  if (reinterpret_cast<std::uintptr_t>(mapped.bytes.data()) % AlignedBuffer::kAlignment != 0)
+    return Fail(ErrorCode::kCorrupt, "[linear] packed bytes are not aligned to {}",
+                AlignedBuffer::kAlignment);
+  const std::int64_t end = mapped.first_row + mapped.rows;
+  if (mapped.first_row < 0 || mapped.first_row % kPanelColumns != 0 || mapped.rows < 1 ||
+      end > mapped.out_features || (end % kPanelColumns != 0 && end != mapped.out_features)) {
+    return Fail(ErrorCode::kInvalidArgument,
+                "[linear] rows [{}, {}) of {} cannot be cut out: they lie together in steps of {}",
+                mapped.first_row, end, mapped.out_features, kPanelColumns);
+  }
+  ASSIGN_OR_RETURN(const PackedShape shape,
+                   MakePackedShape(mapped.rows, mapped.in_features, mapped.has_bias, mapped.dtype));
+  std::unique_ptr<PackedLinear> packed(new PackedLinear(shape));
+  packed->owner_ = mapped.owner;
+  packed->PointAt(whole, mapped.bytes.data(), mapped.first_row);
+  return packed;
+}
+
+void PackedLinear::PointAt(const PackedShape& whole, const std::byte* base, std::int64_t first_row) {
+  panels_ = base + static_cast<std::uint64_t>(first_row / kPanelColumns) * whole.panel_bytes;
+  const auto floats = [&](bool present, std::uint64_t offset) {
+    return present ? reinterpret_cast<const float*>(base + offset) + first_row : nullptr;
+  };
+  scales_ = floats(whole.quantised(), whole.scales_offset);
+  bias_ = floats(whole.has_bias, whole.bias_offset);
 }
 
 }  // namespace bloomery

@@ -56,6 +56,8 @@ class PackedLinear final : public LinearWeights {
  public:
   // All zeros. kOutOfMemory.
   static Result<std::unique_ptr<PackedLinear>> Allocate(const PackedShape& shape);
+  // Device::MapLinear.
+  static Result<std::unique_ptr<PackedLinear>> Map(const MappedLinear& mapped);
 
   std::int64_t out_features() const override { return shape_.out_features; }
   std::int64_t in_features() const override { return shape_.in_features; }
@@ -63,31 +65,35 @@ class PackedLinear final : public LinearWeights {
   std::uint64_t size_bytes() const override { return shape_.total_bytes; }
 
   const PackedShape& shape() const { return shape_; }
-  const std::byte* data() const { return buffer_.data(); }
-  std::byte* panel(std::int64_t index) {
-    return buffer_.data() + static_cast<std::uint64_t>(index) * shape_.panel_bytes;
-  }
+  // All of the layer, unless it is mapped.
+  std::span<const std::byte> bytes() const { return {buffer_.data(), buffer_.size_bytes()}; }
+  // Panels follow each other.
   const std::byte* panel(std::int64_t index) const {
-    return buffer_.data() + static_cast<std::uint64_t>(index) * shape_.panel_bytes;
+    return panels_ + static_cast<std::uint64_t>(index) * shape_.panel_bytes;
   }
   // [panels · 16], null unless int8 or int4.
-  float* scales() { return At(shape_.quantised(), shape_.scales_offset); }
-  const float* scales() const { return const_cast<PackedLinear*>(this)->scales(); }
+  const float* scales() const { return scales_; }
   // [panels · 16], null without bias.
-  float* bias() { return At(shape_.has_bias, shape_.bias_offset); }
-  const float* bias() const { return const_cast<PackedLinear*>(this)->bias(); }
+  const float* bias() const { return bias_; }
+  // The same for whoever fills a layer that was allocated.
+  std::byte* panel(std::int64_t index) { return const_cast<std::byte*>(std::as_const(*this).panel(index)); }
+  float* scales() { return const_cast<float*>(scales_); }
+  float* bias() { return const_cast<float*>(bias_); }
   // Row `feature` as f32, [in_features].
   void ReadRow(std::int64_t feature, float* out) const;
 
  private:
-  PackedLinear(const PackedShape& shape, AlignedBuffer buffer) : shape_(shape), buffer_(std::move(buffer)) {}
+  explicit PackedLinear(const PackedShape& shape) : shape_(shape) {}
 
-  float* At(bool present, std::uint64_t offset) {
-    return present ? reinterpret_cast<float*>(buffer_.data() + offset) : nullptr;
-  }
+  // Points at rows from `first_row` on of the layer `whole` at `base`.
+  void PointAt(const PackedShape& whole, const std::byte* base, std::int64_t first_row);
 
   PackedShape shape_;
-  AlignedBuffer buffer_;
+  AlignedBuffer buffer_;               // what is pointed at, or empty and
+  std::shared_ptr<const void> owner_;  // somebody else's
+  const std::byte* panels_ = nullptr;
+  const float* scales_ = nullptr;
+  const float* bias_ = nullptr;
 };
 
 // kInvalidArgument where the ranges do not give [out_features, in_features]; kUnsupported for a source dtype

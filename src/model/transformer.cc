@@ -1,15 +1,23 @@
 #include "model/transformer.h"
 
+#include <algorithm>
 #include <cassert>
 #include <cmath>
 #include <cstring>
 
 namespace bloomery {
+namespace {
+
+// Rows that a stage of a pipeline passes on at a time: enough that computing, not reading weights, is what
+// takes the time, so that stages can work side by side on the pieces of one long step.
+constexpr std::int64_t kPipelineRows = 64;
+
+}  // namespace
 
 Result<std::unique_ptr<Transformer>> Transformer::Create(ModelSpec spec, ModelWeights weights, Device& device,
-                                                         Limits limits) {
+                                                         Limits limits, Peers peers) {
   std::unique_ptr<Transformer> transformer(
-      new Transformer(std::move(spec), std::move(weights), device, limits));
+      new Transformer(std::move(spec), std::move(weights), device, limits, peers));
   RETURN_IF_ERROR(transformer->AllocateWorkspace());
   return transformer;
 }
@@ -20,50 +28,91 @@ Status Transformer::AllocateWorkspace() {
     return {};
   };
   const std::int64_t rows = limits_.max_rows;
+  const std::int64_t logit_rows = limits_.max_logit_rows;
+  const std::int64_t context = part().heads.size * spec_.head_dim();
   RETURN_IF_ERROR(floats(rows, spec_.hidden_size, x_));
   RETURN_IF_ERROR(floats(rows, spec_.hidden_size, normed_));
-  RETURN_IF_ERROR(floats(rows, 3 * spec_.hidden_size, qkv_));
-  RETURN_IF_ERROR(floats(rows, spec_.hidden_size, context_));
-  RETURN_IF_ERROR(floats(rows, spec_.ffn_size, ffn_));
-  RETURN_IF_ERROR(floats(limits_.max_logit_rows, spec_.hidden_size, last_));
-  RETURN_IF_ERROR(floats(limits_.max_logit_rows, spec_.vocab_size, logits_));
+  RETURN_IF_ERROR(floats(rows, 3 * context, qkv_));
+  RETURN_IF_ERROR(floats(rows, context, context_));
+  RETURN_IF_ERROR(floats(rows, part().ffn.size, ffn_));
+  if (part().last_stage()) RETURN_IF_ERROR(floats(logit_rows, spec_.hidden_size, last_));
+  if (part().leads_sums()) RETURN_IF_ERROR(floats(logit_rows, spec_.vocab_size, logits_));
+  if (cut() && part().last_stage()) {
+    RETURN_IF_ERROR(floats(logit_rows, part().vocab_share, share_));
+    if (part().leads_sums())
+      RETURN_IF_ERROR(floats(part().grid.tensor_ranks * logit_rows, part().vocab_share, shares_));
+  }
   if (spec_.projected()) {
     RETURN_IF_ERROR(floats(rows, spec_.embed_size, embed_));
-    RETURN_IF_ERROR(floats(limits_.max_logit_rows, spec_.embed_size, last_embed_));
+    RETURN_IF_ERROR(floats(logit_rows, spec_.embed_size, last_embed_));
   }
   if (spec_.positions == PositionKind::kAlibi) {
     const std::vector<float> slopes = AlibiSlopes(spec_.heads);
-    RETURN_IF_ERROR(floats(1, spec_.heads, alibi_slopes_));
-    std::memcpy(alibi_slopes_.data(), slopes.data(), slopes.size() * sizeof(float));
+    const auto heads = static_cast<std::size_t>(part().heads.size);
+    RETURN_IF_ERROR(floats(1, part().heads.size, alibi_slopes_));
+    std::memcpy(alibi_slopes_.data(), slopes.data() + part().heads.begin, heads * sizeof(float));
   }
   positions_.reserve(static_cast<std::size_t>(rows));
   return {};
 }
 
 KvCacheShape Transformer::kv_shape(DType dtype) const {
-  return {static_cast<int>(spec_.layers), static_cast<int>(spec_.heads), static_cast<int>(spec_.head_dim()),
-          dtype};
+  return {static_cast<int>(part().layers.size), static_cast<int>(part().heads.size),
+          static_cast<int>(spec_.head_dim()), dtype};
 }
 
-void Transformer::Forward(std::span<const std::int32_t> tokens, std::span<const SequenceSlice> slices,
-                          KvCache& cache) {
-  const auto rows = static_cast<std::int64_t>(tokens.size());
-  assert(rows > 0 && rows <= limits_.max_rows);
-  Embed(tokens, slices);
-  for (std::size_t i = 0; i < weights_.layers.size(); ++i) {
-    AttentionBlock(weights_.layers[i], static_cast<int>(i), rows, slices, cache);
-    FfnBlock(weights_.layers[i], rows);
+Status Transformer::Forward(std::span<const std::int32_t> tokens, std::span<const SequenceSlice> slices,
+                            KvCache& cache) {
+  assert(!tokens.empty() && static_cast<std::int64_t>(tokens.size()) <= limits_.max_rows);
+  if (peers_.pipeline == nullptr) return ForwardRows(tokens, slices, cache);
+  // Pieces of kPipelineRows rows: while one stage works on a piece, the one before works on the next.
+  std::vector<SequenceSlice> piece;
+  std::int64_t rows = 0;
+  for (const SequenceSlice& slice : slices) {
+    for (std::int64_t done = 0; done < slice.rows;) {
+      const std::int64_t take = std::min(slice.rows - done, kPipelineRows - rows);
+      piece.push_back({slice.blocks, slice.first_row + done, take, slice.first_position + done});
+      done += take;
+      rows += take;
+      if (rows < kPipelineRows) continue;
+      RETURN_IF_ERROR(ForwardRows(tokens, piece, cache));
+      piece.clear();
+      rows = 0;
+    }
   }
+  return piece.empty() ? Status() : ForwardRows(tokens, piece, cache);
 }
 
-void Transformer::Embed(std::span<const std::int32_t> tokens, std::span<const SequenceSlice> slices) {
+// The slices' rows follow each other; operations get their first row's address and count rows from there.
+Status Transformer::ForwardRows(std::span<const std::int32_t> tokens, std::span<const SequenceSlice> slices,
+                                KvCache& cache) {
+  const std::int64_t first = slices.front().first_row;
+  const std::int64_t rows = slices.back().first_row + slices.back().rows - first;
+  float* x = x_.as<float>() + first * spec_.hidden_size;
+  std::vector<SequenceSlice> local(slices.begin(), slices.end());
+  for (SequenceSlice& slice : local) slice.first_row -= first;
+  const std::span activations(x, static_cast<std::size_t>(rows * spec_.hidden_size));
+  if (part().first_stage()) {
+    RETURN_IF_ERROR(
+        Embed(tokens.subspan(static_cast<std::size_t>(first), static_cast<std::size_t>(rows)), local, x));
+  } else {
+    RETURN_IF_ERROR(peers_.pipeline->Receive(activations, part().stage - 1));
+  }
+  for (std::size_t i = 0; i < weights_.layers.size(); ++i) {
+    RETURN_IF_ERROR(AttentionBlock(weights_.layers[i], static_cast<int>(i), x, rows, local, cache));
+    RETURN_IF_ERROR(FfnBlock(weights_.layers[i], x, rows));
+  }
+  return part().last_stage() ? Status() : peers_.pipeline->Send(activations, part().stage + 1);
+}
+
+Status Transformer::Embed(std::span<const std::int32_t> tokens, std::span<const SequenceSlice> slices,
+                          float* x) {
   const auto rows = static_cast<std::int64_t>(tokens.size());
-  float* x = x_.as<float>();
   if (weights_.project_in) {
-    device_.Embed(*weights_.embed, tokens, embed_.as<float>(), spec_.embed_size);
+    RETURN_IF_ERROR(LookUp(tokens, embed_.as<float>()));
     Linear(*weights_.project_in, embed_.as<float>(), x, rows);
   } else {
-    device_.Embed(*weights_.embed, tokens, x, spec_.hidden_size);
+    RETURN_IF_ERROR(LookUp(tokens, x));
   }
   if (spec_.positions == PositionKind::kLearned) {
     positions_.clear();
@@ -75,11 +124,27 @@ void Transformer::Embed(std::span<const std::int32_t> tokens, std::span<const Se
     device_.AddRows(weights_.positions.as<float>(), positions_, spec_.hidden_size, x, spec_.hidden_size);
   }
   if (spec_.embed_norm) Norm(weights_.embed_norm, x, rows, x);
+  return {};
 }
 
-void Transformer::AttentionBlock(const LayerWeights& layer, int index, std::int64_t rows,
-                                 std::span<const SequenceSlice> slices, KvCache& cache) {
-  float* x = x_.as<float>();
+Status Transformer::LookUp(std::span<const std::int32_t> tokens, float* y) {
+  if (!cut()) {
+    device_.Embed(*weights_.embed, tokens, y, spec_.embed_size);
+    return {};
+  }
+  // A token's row comes from the rank that holds it; the others add zeros.
+  const Range& vocab = part().vocab;
+  positions_.clear();
+  for (const std::int32_t token : tokens) {
+    const bool here = token >= vocab.begin && token < vocab.end();
+    positions_.push_back(here ? token - static_cast<std::int32_t>(vocab.begin) : -1);
+  }
+  device_.Embed(*weights_.embed, positions_, y, spec_.embed_size);
+  return peers_.tensor->AllReduceSum({y, tokens.size() * static_cast<std::size_t>(spec_.embed_size)});
+}
+
+Status Transformer::AttentionBlock(const LayerWeights& layer, int index, float* x, std::int64_t rows,
+                                   std::span<const SequenceSlice> slices, KvCache& cache) {
   const float* input = x;
   if (spec_.norm_before) {
     Norm(layer.attention_norm, x, rows, normed_.as<float>());
@@ -87,39 +152,60 @@ void Transformer::AttentionBlock(const LayerWeights& layer, int index, std::int6
   }
   Linear(*layer.qkv, input, qkv_.as<float>(), rows);
   const float* q = qkv_.as<float>();
-  const std::int64_t stride = 3 * spec_.hidden_size;
-  device_.StoreKv(cache, index, q + spec_.hidden_size, q + 2 * spec_.hidden_size, stride, slices);
+  const std::int64_t context = part().heads.size * spec_.head_dim();
+  const std::int64_t stride = 3 * context;
+  device_.StoreKv(cache, index, q + context, q + 2 * context, stride, slices);
   device_.Attention(
       {.cache = &cache,
        .layer = index,
-       .heads = static_cast<int>(spec_.heads),
+       .heads = static_cast<int>(part().heads.size),
        .q = q,
        .q_stride = stride,
        .out = context_.as<float>(),
-       .out_stride = spec_.hidden_size,
+       .out_stride = context,
        .scale = 1.0F / std::sqrt(static_cast<float>(spec_.head_dim())),
        .alibi_slopes = spec_.positions == PositionKind::kAlibi ? alibi_slopes_.as<float>() : nullptr,
        .slices = slices});
-  Linear(*layer.attention_out, context_.as<float>(), x, rows, Activation::kNone,
-         spec_.residual_from_norm ? input : x);
+  RETURN_IF_ERROR(
+      Sum(*layer.attention_out, context_.as<float>(), x, rows, spec_.residual_from_norm ? input : x));
   if (!spec_.norm_before) Norm(layer.attention_norm, x, rows, x);
+  return {};
 }
 
-void Transformer::FfnBlock(const LayerWeights& layer, std::int64_t rows) {
-  float* x = x_.as<float>();
+Status Transformer::FfnBlock(const LayerWeights& layer, float* x, std::int64_t rows) {
   const float* input = x;
   if (spec_.norm_before) {
     Norm(layer.ffn_norm, x, rows, normed_.as<float>());
     input = normed_.as<float>();
   }
   Linear(*layer.ffn_up, input, ffn_.as<float>(), rows, spec_.activation);
-  Linear(*layer.ffn_down, ffn_.as<float>(), x, rows, Activation::kNone, spec_.residual_from_norm ? input : x);
+  RETURN_IF_ERROR(Sum(*layer.ffn_down, ffn_.as<float>(), x, rows, spec_.residual_from_norm ? input : x));
   if (!spec_.norm_before) Norm(layer.ffn_norm, x, rows, x);
+  return {};
 }
 
-std::span<float> Transformer::Logits(std::span<const std::int32_t> rows) {
+Status Transformer::Sum(const LinearWeights& weights, const float* input, float* x, std::int64_t rows,
+                        const float* residual) {
+  Linear(weights, input, x, rows, Activation::kNone, part().leads_sums() ? residual : nullptr);
+  if (!cut()) return {};
+  return peers_.tensor->AllReduceSum({x, static_cast<std::size_t>(rows * spec_.hidden_size)});
+}
+
+Result<std::span<float>> Transformer::Logits(std::span<const std::int32_t> rows) {
+  assert(static_cast<std::int64_t>(rows.size()) <= limits_.max_logit_rows);
+  const std::span logits(logits_.as<float>(), rows.size() * static_cast<std::size_t>(spec_.vocab_size));
+  if (part().last_stage()) RETURN_IF_ERROR(LogitsOfStage(rows));
+  if (!part().leads_sums()) return std::span<float>();
+  if (peers_.pipeline != nullptr) {
+    const int last = part().grid.stages - 1;
+    if (part().last_stage()) RETURN_IF_ERROR(peers_.pipeline->Send(logits, 0));
+    if (part().first_stage()) RETURN_IF_ERROR(peers_.pipeline->Receive(logits, last));
+  }
+  return part().first_stage() ? logits : std::span<float>();
+}
+
+Status Transformer::LogitsOfStage(std::span<const std::int32_t> rows) {
   const auto count = static_cast<std::int64_t>(rows.size());
-  assert(count <= limits_.max_logit_rows);
   float* last = last_.as<float>();
   device_.GatherRows(x_.as<float>(), spec_.hidden_size, rows, spec_.hidden_size, last, spec_.hidden_size);
   if (spec_.final_norm) Norm(weights_.final_norm, last, count, last);
@@ -127,8 +213,26 @@ std::span<float> Transformer::Logits(std::span<const std::int32_t> rows) {
     Linear(*weights_.project_out, last, last_embed_.as<float>(), count);
     last = last_embed_.as<float>();
   }
-  Linear(weights_.head_or_embed(), last, logits_.as<float>(), count);
-  return {logits_.as<float>(), static_cast<std::size_t>(count * spec_.vocab_size)};
+  if (!cut()) {
+    Linear(weights_.head_or_embed(), last, logits_.as<float>(), count);
+    return {};
+  }
+  const std::int64_t share = part().vocab_share;
+  Linear(weights_.head_or_embed(), last, share_.as<float>(), count, Activation::kNone, nullptr, share);
+  const auto floats = static_cast<std::size_t>(count * share);
+  const auto ranks = static_cast<std::size_t>(part().grid.tensor_ranks);
+  RETURN_IF_ERROR(
+      peers_.tensor->Gather({share_.as<float>(), floats}, {shares_.as<float>(), ranks * floats}, 0));
+  if (!part().leads_sums()) return {};
+  for (std::int64_t rank = 0; rank < part().grid.tensor_ranks; ++rank) {
+    const std::int64_t begin = rank * share;
+    const std::int64_t size = std::min(share, spec_.vocab_size - begin);
+    for (std::int64_t r = 0; r < count; ++r) {
+      std::copy_n(shares_.as<float>() + (rank * count + r) * share, size,
+                  logits_.as<float>() + r * spec_.vocab_size + begin);
+    }
+  }
+  return {};
 }
 
 void Transformer::Norm(const NormWeights& norm, const float* x, std::int64_t rows, float* y) {
@@ -137,12 +241,12 @@ void Transformer::Norm(const NormWeights& norm, const float* x, std::int64_t row
 }
 
 void Transformer::Linear(const LinearWeights& weights, const float* x, float* y, std::int64_t rows,
-                         Activation activation, const float* residual) {
+                         Activation activation, const float* residual, std::int64_t y_stride) {
   device_.Linear({.weights = &weights,
                   .x = x,
                   .x_stride = weights.in_features(),
                   .y = y,
-                  .y_stride = weights.out_features(),
+                  .y_stride = y_stride > 0 ? y_stride : weights.out_features(),
                   .rows = rows,
                   .activation = activation,
                   .residual = residual,

@@ -3,6 +3,8 @@
 //
 //   Forward:  token ids ─▶ embed (+ positions) ─▶ layers ─▶ hidden states, kept until the next Forward
 //   Logits:   chosen rows of them ─▶ final norm ─▶ head
+//
+// Where the weights are a part of a model, all its ranks make the same calls, and rank 0 gets the logits.
 #pragma once
 
 #include <cstdint>
@@ -10,11 +12,18 @@
 #include <span>
 
 #include "base/result.h"
+#include "collective/communicator.h"
 #include "model/spec.h"
 #include "model/weights.h"
 #include "tensor/device.h"
 
 namespace bloomery {
+
+// The other ranks of a model that is cut over several.
+struct Peers {
+  Communicator* tensor = nullptr;    // of this stage, by tensor rank; null where there is one
+  Communicator* pipeline = nullptr;  // of this tensor rank, by stage; null where there is one
+};
 
 // Used by one thread at a time.
 class Transformer {
@@ -24,57 +33,78 @@ class Transformer {
     std::int64_t max_logit_rows = 64;  // rows of one Logits call
   };
 
-  // The device must outlive the transformer. Fails with kOutOfMemory only.
+  // The device and the peers must outlive the transformer. Fails with kOutOfMemory only.
   static Result<std::unique_ptr<Transformer>> Create(ModelSpec spec, ModelWeights weights, Device& device,
-                                                     Limits limits);
+                                                     Limits limits, Peers peers = {});
 
   const ModelSpec& spec() const { return spec_; }
   const ModelWeights& weights() const { return weights_; }
   const Limits& limits() const { return limits_; }
   Device& device() { return device_; }
 
-  KvCacheShape kv_shape(DType dtype) const;
+  KvCacheShape kv_shape(DType dtype) const;  // of this part
 
   // Runs all layers over `tokens` ([rows], rows ≤ max_rows; ids below vocab_size), which `slices` divides
   // among sequences in row order, and stores their keys and values. Positions must stay below
-  // spec().max_positions.
-  void Forward(std::span<const std::int32_t> tokens, std::span<const SequenceSlice> slices, KvCache& cache);
+  // spec().max_positions. Fails with kUnavailable only, where a rank is lost.
+  Status Forward(std::span<const std::int32_t> tokens, std::span<const SequenceSlice> slices, KvCache& cache);
 
-  // Logits of rows of the last Forward: [rows.size(), vocab_size], valid until the next call. rows.size() ≤
-  // max_logit_rows. The caller may overwrite them.
-  std::span<float> Logits(std::span<const std::int32_t> rows);
+  // Logits of rows of the last Forward: [rows.size(), vocab_size] on rank 0, valid until the next call, and
+  // nothing on other ranks. rows.size() ≤ max_logit_rows. The caller may overwrite them. Fails as Forward.
+  Result<std::span<float>> Logits(std::span<const std::int32_t> rows);
 
  private:
-  Transformer(ModelSpec spec, ModelWeights weights, Device& device, Limits limits)
-      : spec_(std::move(spec)), weights_(std::move(weights)), device_(device), limits_(limits) {}
+  Transformer(ModelSpec spec, ModelWeights weights, Device& device, Limits limits, Peers peers)
+      : spec_(std::move(spec)),
+        weights_(std::move(weights)),
+        device_(device),
+        limits_(limits),
+        peers_(peers) {}
+
+  const Part& part() const { return weights_.part; }
+  bool cut() const { return part().grid.tensor_ranks > 1; }
 
   Status AllocateWorkspace();
-  void Embed(std::span<const std::int32_t> tokens, std::span<const SequenceSlice> slices);
-  void AttentionBlock(const LayerWeights& layer, int index, std::int64_t rows,
-                      std::span<const SequenceSlice> slices, KvCache& cache);
-  void FfnBlock(const LayerWeights& layer, std::int64_t rows);
+  // Rows `slices` of the step, through this rank's stage.
+  Status ForwardRows(std::span<const std::int32_t> tokens, std::span<const SequenceSlice> slices,
+                     KvCache& cache);
+  Status Embed(std::span<const std::int32_t> tokens, std::span<const SequenceSlice> slices, float* x);
+  // Rows of the embedding table, of which this rank may hold a part: [rows, embed].
+  Status LookUp(std::span<const std::int32_t> tokens, float* y);
+  Status AttentionBlock(const LayerWeights& layer, int index, float* x, std::int64_t rows,
+                        std::span<const SequenceSlice> slices, KvCache& cache);
+  Status FfnBlock(const LayerWeights& layer, float* x, std::int64_t rows);
+  // x = W·input + residual, where each tensor rank has a summand of W·input.
+  Status Sum(const LinearWeights& weights, const float* input, float* x, std::int64_t rows,
+             const float* residual);
+  // This rank's tokens' logits, [rows, vocab share]: the last stage's work.
+  Status LogitsOfStage(std::span<const std::int32_t> rows);
   void Norm(const NormWeights& norm, const float* x, std::int64_t rows, float* y);
   void Linear(const LinearWeights& weights, const float* x, float* y, std::int64_t rows,
-              Activation activation = Activation::kNone, const float* residual = nullptr);
+              Activation activation = Activation::kNone, const float* residual = nullptr,
+              std::int64_t y_stride = 0);  // 0: no gaps between rows of y
 
   // Constant after construction.
   const ModelSpec spec_;
   const ModelWeights weights_;
   Device& device_;
   const Limits limits_;
+  const Peers peers_;
   AlignedBuffer alibi_slopes_;  // [heads], or empty
 
   // Workspace, rows up to max_rows.
   AlignedBuffer x_;                      // [rows, hidden]: the residual stream
   AlignedBuffer normed_;                 // [rows, hidden]
-  AlignedBuffer qkv_;                    // [rows, 3·hidden]
-  AlignedBuffer context_;                // [rows, hidden]: attention's output
+  AlignedBuffer qkv_;                    // [rows, 3·heads·head_dim]
+  AlignedBuffer context_;                // [rows, heads·head_dim]: attention's output
   AlignedBuffer ffn_;                    // [rows, ffn]
   AlignedBuffer embed_;                  // [rows, embed], only where it is projected
   AlignedBuffer last_;                   // [logit rows, hidden]
   AlignedBuffer last_embed_;             // [logit rows, embed], only where it is projected
+  AlignedBuffer share_;                  // [logit rows, vocab share], only where tokens are cut
+  AlignedBuffer shares_;                 // [ranks, logit rows, vocab share], there on tensor rank 0
   AlignedBuffer logits_;                 // [logit rows, vocab]
-  std::vector<std::int32_t> positions_;  // [rows]
+  std::vector<std::int32_t> positions_;  // [rows]; also ids of the part's tokens
 };
 
 }  // namespace bloomery

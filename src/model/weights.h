@@ -1,5 +1,5 @@
 // A model's weights on a device, and how they get there: from a checkpoint's tensors, or random for measuring
-// a shape. Left out: the computation (transformer.h), cutting over ranks.
+// a shape. Left out: the computation (transformer.h), what a rank's part is (partition.h).
 #pragma once
 
 #include <cstdint>
@@ -10,6 +10,7 @@
 
 #include "base/result.h"
 #include "checkpoint/checkpoint.h"
+#include "model/partition.h"
 #include "model/spec.h"
 #include "tensor/device.h"
 
@@ -24,16 +25,18 @@ struct NormWeights {
 struct LayerWeights {
   NormWeights attention_norm;
   std::unique_ptr<LinearWeights>
-      qkv;  // [3·hidden, hidden], rows in the order q | k | v whatever the checkpoint's
-  std::unique_ptr<LinearWeights> attention_out;  // [hidden, hidden]
+      qkv;  // [3·heads·head_dim, hidden], rows in the order q | k | v whatever the checkpoint's
+  std::unique_ptr<LinearWeights> attention_out;  // [hidden, heads·head_dim]
   NormWeights ffn_norm;
   std::unique_ptr<LinearWeights> ffn_up;    // [ffn, hidden]
   std::unique_ptr<LinearWeights> ffn_down;  // [hidden, ffn]
 };
 
+// One rank's part of a model: sizes below are the part's.
 struct ModelWeights {
-  std::unique_ptr<LinearWeights> embed;        // [vocab, embed], also the head where it is tied
-  std::unique_ptr<LinearWeights> head;         // [vocab, embed], null where tied
+  Part part;
+  std::unique_ptr<LinearWeights> embed;        // [vocab, embed], also the head where it is tied; first stage
+  std::unique_ptr<LinearWeights> head;         // [vocab, embed], null where it is `embed`; last stage
   std::unique_ptr<LinearWeights> project_in;   // [hidden, embed] or null
   std::unique_ptr<LinearWeights> project_out;  // [embed, hidden] or null
   AlignedBuffer positions;                     // [offset + max_positions, hidden] f32, or empty
@@ -52,19 +55,20 @@ struct ModelWeights {
 // Called from the loading thread with the fraction done, in [0, 1], and what is being loaded.
 using LoadProgress = std::function<void(double fraction, std::string_view what)>;
 
-// dtype: f32, f16, bf16, int8 or int4. An error names the file, the tensor and the reason.
-Result<ModelWeights> LoadWeights(const ModelSpec& spec, const Checkpoint& checkpoint, DType dtype,
-                                 Device& device, const LoadProgress& progress);
+// Reads the part's own rows and columns only. dtype: f32, f16, bf16, int8 or int4. An error names the file,
+// the tensor and the reason.
+Result<ModelWeights> LoadWeights(const ModelSpec& spec, const Part& part, const Checkpoint& checkpoint,
+                                 DType dtype, Device& device, const LoadProgress& progress);
 
 // Random weights of the same sizes, made in place.
-Result<ModelWeights> RandomWeights(const ModelSpec& spec, DType dtype, Device& device, std::uint64_t seed,
-                                   const LoadProgress& progress);
+Result<ModelWeights> RandomWeights(const ModelSpec& spec, const Part& part, DType dtype, Device& device,
+                                   std::uint64_t seed, const LoadProgress& progress);
 
-// What a model needs in memory; computed from the spec alone, before anything is allocated.
+// What a part of a model needs in memory; computed from the spec alone, before anything is allocated.
 struct Footprint {
   std::uint64_t weight_bytes = 0;           // packed linears, tables and norms
   std::uint64_t weight_bytes_per_step = 0;  // of which one decode step reads
 };
-Footprint WeightFootprint(const ModelSpec& spec, DType dtype, const Device& device);
+Footprint WeightFootprint(const ModelSpec& spec, const Part& part, DType dtype, const Device& device);
 
 }  // namespace bloomery

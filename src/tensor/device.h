@@ -50,8 +50,10 @@ struct RowRange {
 struct LinearSource {
   std::int64_t out_features = 0;
   std::int64_t in_features = 0;
-  std::vector<RowRange> weight;  // rows add up to out_features
-  std::vector<RowRange> bias;    // rows add up to out_features, or empty for no bias
+  std::vector<RowRange> weight;   // rows add up to out_features
+  std::int64_t first_column = 0;  // of the weights' tensors, from which in_features are taken
+  std::int64_t columns = 0;       // that they have; 0: in_features
+  std::vector<RowRange> bias;     // rows add up to out_features, or empty for no bias
   // Factors applied while packing: weight[o, i] · out_scale[o] · in_scale[i] and bias[o] · out_scale[o].
   // Empty for none; must live until PackLinear returns.
   std::span<const float> in_scale = {};   // [in_features]
@@ -73,6 +75,25 @@ class LinearWeights {
   virtual DType dtype() const = 0;
   // Bytes that one pass over the layer reads: packed weights, scales and bias.
   virtual std::uint64_t size_bytes() const = 0;
+  // Of a layer that was joined from pieces; empty for others.
+  virtual std::span<const std::unique_ptr<LinearWeights>> pieces() const { return {}; }
+};
+
+// Packed bytes of a linear layer that somebody else keeps (a mapped file), of which some rows are wanted.
+struct MappedLinear {
+  std::int64_t out_features = 0;  // of the whole
+  std::int64_t in_features = 0;
+  bool has_bias = false;
+  DType dtype = DType::kF32;
+  std::span<const std::byte> bytes;   // as Device::Packed gave them, perhaps with more after them
+  std::int64_t first_row = 0;         // a multiple of Device::kRowStep
+  std::int64_t rows = 0;              // also, or up to the last
+  std::shared_ptr<const void> owner;  // keeps the bytes
+};
+
+enum class JoinedBy : std::uint8_t {
+  kOutputs,  // the pieces' outputs, one after the other
+  kInputs,   // each piece takes its inputs, one after the other; outputs are added in the pieces' order
 };
 
 // Keys and values of all layers, in blocks of kKvBlockTokens tokens. Layout is the device's own.
@@ -137,6 +158,23 @@ class Device {
                                                               DType dtype, float stddev,
                                                               std::uint64_t seed) = 0;
 
+  // Rows of a linear layer that lie together in the packed layout.
+  static constexpr std::int64_t kRowStep = 16;
+
+  // What the layout of packed bytes is called; layers mapped from other bytes would be nonsense.
+  virtual std::string PackedLayout() const = 0;
+
+  // The bytes of a layer that PackLinear or RandomLinear made, as MapLinear takes them: PackedBytes many.
+  virtual std::span<const std::byte> Packed(const LinearWeights& weights) const = 0;
+
+  // Without a copy. `bytes` must be aligned to 64. kInvalidArgument for rows that are not there or cannot be
+  // cut out, kCorrupt for too few bytes.
+  virtual Result<std::unique_ptr<LinearWeights>> MapLinear(const MappedLinear& mapped) = 0;
+
+  // One layer of several, of matching sizes. Only the first may have a bias where inputs are joined.
+  virtual std::unique_ptr<LinearWeights> JoinLinear(std::vector<std::unique_ptr<LinearWeights>> pieces,
+                                                    JoinedBy by) = 0;
+
   // Bytes PackLinear would allocate, without doing it.
   virtual std::uint64_t PackedBytes(std::int64_t out_features, std::int64_t in_features, bool has_bias,
                                     DType dtype) const = 0;
@@ -161,7 +199,7 @@ class Device {
   virtual void Linear(const LinearArgs& args) = 0;
 
   // y[r, :] = row ids[r] of an embedding table that is held as linear weights [vocab, cols] (tied with the
-  // head). ids are in [0, vocab).
+  // head). ids are in [0, vocab), or -1 for a row of zeros.
   virtual void Embed(const LinearWeights& table, std::span<const std::int32_t> ids, float* y,
                      std::int64_t y_stride) = 0;
 

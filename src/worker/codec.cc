@@ -229,6 +229,7 @@ void Fields(V& visit, T& s) {
   visit("cached_tokens_total", s.cached_tokens_total);
   visit("drafted_tokens_total", s.drafted_tokens_total);
   visit("accepted_tokens_total", s.accepted_tokens_total);
+  visit("steps_total", s.steps_total);
 }
 
 template <typename T>

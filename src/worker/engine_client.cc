@@ -20,6 +20,8 @@ namespace asio = boost::asio;
 constexpr int kChildSocketFd = 3;
 // Between looks whether a killed process is gone: one that held much memory takes a while.
 constexpr std::chrono::milliseconds kReapPoll{5};
+// Between looks whether the engine makes steps.
+constexpr std::chrono::milliseconds kStepPoll{250};
 
 Result<std::pair<UniqueFd, UniqueFd>> MakeSocketPair() {
   std::array<int, 2> fds{};
@@ -29,8 +31,17 @@ Result<std::pair<UniqueFd, UniqueFd>> MakeSocketPair() {
   return std::pair{UniqueFd(fds[0]), UniqueFd(fds[1])};
 }
 
-// Starts `command` with `child_fd` as descriptor 3.
-Result<pid_t> SpawnProcess(const std::vector<std::string>& command, int child_fd) {
+using Variables = std::vector<std::pair<std::string, std::string>>;
+
+// Starts `command` with `child_fd` as descriptor 3 and `variables` added to its environment.
+Result<pid_t> SpawnProcess(const std::vector<std::string>& command, int child_fd,
+                           const Variables& variables = {}) {
+  std::vector<std::string> added;
+  for (const auto& [name, value] : variables) added.push_back(name + "=" + value);
+  std::vector<char*> environment;
+  for (std::string& variable : added) environment.push_back(variable.data());
+  for (char** variable = environ; *variable != nullptr; ++variable) environment.push_back(*variable);
+  environment.push_back(nullptr);
   std::vector<char*> argv;
   for (const std::string& argument : command) argv.push_back(const_cast<char*>(argument.c_str()));
   argv.push_back(nullptr);
@@ -45,11 +56,20 @@ Result<pid_t> SpawnProcess(const std::vector<std::string>& command, int child_fd
   posix_spawnattr_setflags(&attributes, POSIX_SPAWN_SETPGROUP);
   posix_spawnattr_setpgroup(&attributes, 0);
   pid_t pid = -1;
-  const int failed = posix_spawnp(&pid, argv[0], &actions, &attributes, argv.data(), environ);
+  const int failed = posix_spawnp(&pid, argv[0], &actions, &attributes, argv.data(), environment.data());
   posix_spawn_file_actions_destroy(&actions);
   posix_spawnattr_destroy(&attributes);
   if (failed != 0) return Fail(ErrorCode::kIo, "cannot start {}: {}", command.front(), std::strerror(failed));
   return pid;
+}
+
+// Where Open MPI keeps its files: by default in places that a killed mpirun leaves them in.
+Variables VariablesOfRanks(const std::filesystem::path& scratch, const std::string& socket) {
+  return {{kEngineSocketVariable, socket},
+          {"OMPI_MCA_orte_tmpdir_base", scratch.string()},
+          {"OMPI_MCA_btl_vader_backing_directory", scratch.string()},
+          {"OMPI_MCA_osc_sm_backing_directory", scratch.string()},
+          {"OMPI_MCA_shmem_mmap_backing_file_base_dir", scratch.string()}};
 }
 
 // A continuing process knows the earlier tokens, but not what they were likely to be. Where it started anew,
@@ -81,7 +101,13 @@ bool IsLast(const GenerationEvent& event) {
 }  // namespace
 
 EngineClient::EngineClient(asio::io_context& io, Options options)
-    : io_(io), options_(std::move(options)), socket_(io), timer_(io) {}
+    : io_(io),
+      options_(std::move(options)),
+      socket_(io),
+      lifeline_(io),
+      acceptor_(io),
+      step_timer_(io),
+      timer_(io) {}
 
 EngineClient::~EngineClient() {
   if (pid_ > 0) {
@@ -101,7 +127,10 @@ void EngineClient::Stop() {
   ++generation_;
   boost::system::error_code ignored;
   socket_.close(ignored);
+  lifeline_.close(ignored);
+  acceptor_.close(ignored);
   timer_.cancel();
+  step_timer_.cancel();
   if (pid_ > 0) ::kill(pid_, SIGKILL);  // it holds nothing that must be saved
   FailAll(ErrorCode::kUnavailable, status_text_);
 }
@@ -110,8 +139,13 @@ void EngineClient::Spawn() {
   state_ = State::kLoading;
   status_text_ = "starting";
   progress_ = 0;
+  ++generation_;
+  reader_ = FrameReader();
+  outgoing_.clear();
   auto pair = MakeSocketPair();
-  auto pid = pair ? SpawnProcess(options_.command, pair->second.get()) : std::unexpected(pair.error());
+  auto pid = !pair                   ? std::unexpected(pair.error())
+             : options_.starts_ranks ? SpawnRanks(pair->second.get())
+                                     : SpawnProcess(options_.command, pair->second.get());
   if (!pid) {
     state_ = State::kFailed;
     status_text_ = pid.error().message;
@@ -120,11 +154,53 @@ void EngineClient::Spawn() {
     return;
   }
   pid_ = *pid;
-  ++generation_;
-  reader_ = FrameReader();
-  outgoing_.clear();
-  socket_.assign(asio::local::stream_protocol(), pair->first.Release());
-  ReadSome();
+  if (options_.starts_ranks) {
+    lifeline_.assign(asio::local::stream_protocol(), pair->first.Release());
+    WatchLifeline();
+  } else {
+    socket_.assign(asio::local::stream_protocol(), pair->first.Release());
+    ReadSome();
+  }
+}
+
+Result<pid_t> EngineClient::SpawnRanks(int lifeline) {
+  ASSIGN_OR_RETURN(scratch_, ScratchFolder::Make());
+  const std::string path = (scratch_->path() / "engine.sock").string();
+  boost::system::error_code error;
+  acceptor_.open(asio::local::stream_protocol(), error);
+  if (!error) acceptor_.bind(asio::local::stream_protocol::endpoint(path), error);
+  if (!error) acceptor_.listen(1, error);
+  if (error) return Fail(ErrorCode::kIo, "cannot listen on {}: {}", path, error.message());
+  acceptor_.async_accept(socket_, [this, generation = generation_](boost::system::error_code failed) {
+    if (generation != generation_ || failed) return;
+    boost::system::error_code ignored;
+    acceptor_.close(ignored);
+    ReadSome();
+  });
+  return SpawnProcess(options_.command, lifeline, VariablesOfRanks(scratch_->path(), path));
+}
+
+// A launcher says nothing on its descriptor, which closes when it ends.
+void EngineClient::WatchLifeline() {
+  lifeline_.async_wait(asio::local::stream_protocol::socket::wait_read,
+                       [this, generation = generation_](boost::system::error_code error) {
+                         if (generation == generation_ && !error) OnSocketClosed("ended");
+                       });
+}
+
+// A step that never ends (a rank that hangs, a stopped process) shows in nothing but this.
+void EngineClient::WatchSteps() {
+  if (options_.step_timeout.count() == 0) return;
+  step_timer_.expires_after(std::min(options_.step_timeout, kStepPoll));
+  step_timer_.async_wait([this, generation = generation_](boost::system::error_code error) {
+    if (error || generation != generation_) return;
+    if (requests_.empty()) NoteProgress();
+    if (std::chrono::steady_clock::now() - last_progress_ > options_.step_timeout) {
+      OnSocketClosed(fmt::format("made no step for {} ms", options_.step_timeout.count()));
+      return;
+    }
+    WatchSteps();
+  });
 }
 
 void EngineClient::ReadSome() {
@@ -154,6 +230,7 @@ void EngineClient::OnMessage(WorkerMessage message) {
   if (auto* event = std::get_if<EventMessage>(&message)) {
     OnEvent(event->request_id, std::move(event->event));
   } else if (const auto* stats = std::get_if<StatsMessage>(&message)) {
+    if (stats->stats.steps_total != stats_.steps_total) NoteProgress();
     stats_ = stats->stats;
   } else if (auto* progress = std::get_if<ProgressMessage>(&message)) {
     status_text_ = std::move(progress->what);
@@ -166,6 +243,8 @@ void EngineClient::OnMessage(WorkerMessage message) {
     failed_starts_ = 0;
     backoff_ = options_.first_backoff;
     spdlog::info("model {} is ready", info_->name);
+    NoteProgress();
+    WatchSteps();
     Resubmit();
   } else if (const auto* failed = std::get_if<LoadFailedMessage>(&message)) {
     load_failed_ = true;
@@ -269,6 +348,8 @@ void EngineClient::WriteNext() {
 void EngineClient::OnSocketClosed(const std::string& why) {
   boost::system::error_code ignored;
   socket_.close(ignored);
+  lifeline_.close(ignored);
+  acceptor_.close(ignored);
   ++generation_;
   stats_ = {};
   if (state_ != State::kReady) ++failed_starts_;
@@ -289,6 +370,7 @@ void EngineClient::Reap() {
     return;
   }
   pid_ = -1;
+  scratch_.reset();
   if (!load_failed_ && failed_starts_ < options_.max_failed_starts) {
     status_text_ = "restarting";
     ScheduleRestart();

@@ -1,11 +1,12 @@
-// The gateway's side: starts an engine process, keeps it alive, and carries requests to it.
+// The gateway's side: starts an engine process, or a launcher of several (mpirun), keeps it alive, and
+// carries requests to it.
 //
 //   starting ─▶ loading ─▶ ready ──dies──▶ restarting (back-off) ─▶ loading …
 //                  └──── cannot load ────▶ failed
 //
-// A process that dies is started again. Its unfinished requests are sent again: from the tokens already
-// produced where the request allows it (one sequence, drawn by counter), from the start where nothing has
-// reached the client yet; others fail with kUnavailable.
+// A process that dies, or makes no step for too long while it has work, is started again. Its unfinished
+// requests are sent again: from the tokens already produced where the request allows it (one sequence, drawn
+// by counter), from the start where nothing has reached the client yet; others fail with kUnavailable.
 #pragma once
 
 #include <sys/types.h>
@@ -26,8 +27,11 @@
 #include "base/result.h"
 #include "engine/request.h"
 #include "worker/protocol.h"
+#include "worker/scratch_folder.h"
 
 namespace bloomery {
+
+inline constexpr const char* kEngineSocketVariable = "BLOOMERY_ENGINE_SOCKET";
 
 // Everything runs on one io_context thread.
 class EngineClient {
@@ -38,8 +42,12 @@ class EngineClient {
   struct Options {
     // argv of the engine process; it gets the socket as file descriptor 3.
     std::vector<std::string> command;
-    int max_attempts = 3;       // times a request is sent before it is given up
-    int max_failed_starts = 3;  // deaths in a row without becoming ready
+    // The command starts ranks, which inherit no descriptor: rank 0 connects to the path in the environment
+    // variable kEngineSocketVariable. Open MPI's own files are kept beside it, and all of it is removed.
+    bool starts_ranks = false;
+    std::chrono::milliseconds step_timeout{0};  // 0: none
+    int max_attempts = 3;                       // times a request is sent before it is given up
+    int max_failed_starts = 3;                  // deaths in a row without becoming ready
     std::chrono::milliseconds first_backoff{100};
     std::chrono::milliseconds max_backoff{10'000};
   };
@@ -84,6 +92,10 @@ class EngineClient {
   };
 
   void Spawn();
+  Result<pid_t> SpawnRanks(int lifeline);
+  void WatchLifeline();
+  void WatchSteps();
+  void NoteProgress() { last_progress_ = std::chrono::steady_clock::now(); }
   void ReadSome();
   void OnMessage(WorkerMessage message);
   void OnEvent(std::uint64_t id, GenerationEvent event);
@@ -102,6 +114,12 @@ class EngineClient {
   boost::asio::io_context& io_;
   const Options options_;
   boost::asio::local::stream_protocol::socket socket_;
+  // Of a launcher: a descriptor that closes when it dies, and what rank 0 connects to.
+  boost::asio::local::stream_protocol::socket lifeline_;
+  boost::asio::local::stream_protocol::acceptor acceptor_;
+  std::optional<ScratchFolder> scratch_;
+  boost::asio::steady_timer step_timer_;
+  std::chrono::steady_clock::time_point last_progress_;
   boost::asio::steady_timer timer_;
   FrameReader reader_;
   std::array<char, 65536> buffer_{};

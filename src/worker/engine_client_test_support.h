@@ -45,6 +45,10 @@ class Script {
     for (const GenerationEvent& event : events) Send(EventMessage{id, event});
     return *this;
   }
+  Script& Hang() {
+    text_ += "hang\n";
+    return *this;
+  }
   Script& Die() {
     text_ += "die\n";
     return *this;

@@ -1,6 +1,7 @@
 #include "worker/engine_worker.h"
 
 #include <sys/socket.h>
+#include <sys/un.h>
 #include <unistd.h>
 
 #include <array>
@@ -128,6 +129,19 @@ Status ServeSocket(int fd, Engine& engine, FrameWriter& writer) {
 }
 
 }  // namespace
+
+Result<UniqueFd> ConnectToGateway(const std::string& path) {
+  UniqueFd fd(::socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0));
+  sockaddr_un address{};
+  address.sun_family = AF_UNIX;
+  if (path.size() >= sizeof(address.sun_path))
+    return Fail(ErrorCode::kInvalidArgument, "{}: too long for a socket's path", path);
+  std::memcpy(address.sun_path, path.data(), path.size());
+  if (!fd || ::connect(fd.get(), reinterpret_cast<const sockaddr*>(&address), sizeof(address)) != 0)
+    return Fail(ErrorCode::kUnavailable, "cannot connect to the gateway at {}: {}", path,
+                std::strerror(errno));
+  return fd;
+}
 
 Status RunEngineWorker(int fd, const LoadEngine& load) {
   FrameWriter writer(fd);

@@ -4,8 +4,10 @@
 
 #include <functional>
 #include <memory>
+#include <string>
 
 #include "base/result.h"
+#include "base/unique_fd.h"
 #include "engine/engine.h"
 #include "model/weights.h"
 
@@ -13,6 +15,9 @@ namespace bloomery {
 
 // Loads the model, reporting progress. Called once.
 using LoadEngine = std::function<Result<std::unique_ptr<Engine>>(const LoadProgress& progress)>;
+
+// The socket to a gateway that started ranks (EngineClient::Options::starts_ranks). kUnavailable.
+Result<UniqueFd> ConnectToGateway(const std::string& path);
 
 // Returns when the gateway closed its end. An engine that cannot be loaded is reported to the gateway and
 // returned as an error. `fd` is a connected stream socket; it is not closed.

@@ -1,11 +1,14 @@
 // An engine process that says what a script tells it to, for the tests of EngineClient: it computes nothing
 // and understands nothing. Its first argument is a folder: the n-th start plays <folder>/<n>.script and keeps
 // the frames it gets in <folder>/<n>.received, where the test reads them.
+// Where the gateway expects ranks, it connects as rank 0 does.
 //
 //   send HEX    writes these bytes to the gateway
 //   await N     waits until N messages have come since the start
+//   hang        does nothing any more
 //   die         ends as a crash does; without it the process stays until the gateway closes its end
 #include <sys/socket.h>
+#include <unistd.h>
 
 #include <array>
 #include <charconv>
@@ -16,12 +19,21 @@
 #include <iostream>
 #include <string>
 
+#include "worker/engine_client.h"
+#include "worker/engine_worker.h"
 #include "worker/protocol.h"
 
 namespace bloomery {
 namespace {
 
-constexpr int kGatewayFd = 3;
+// Descriptor 3, or a connection to the path in the environment.
+int GatewayFd() {
+  const char* path = std::getenv(kEngineSocketVariable);
+  if (path == nullptr) return 3;
+  auto connected = ConnectToGateway(path);
+  if (!connected) std::exit(5);
+  return connected->Release();
+}
 
 std::string FromHex(std::string_view hex) {
   std::string bytes;
@@ -39,7 +51,7 @@ class Process {
 
   void Send(std::string_view bytes) {
     while (!bytes.empty()) {
-      const ssize_t sent = ::send(kGatewayFd, bytes.data(), bytes.size(), MSG_NOSIGNAL);
+      const ssize_t sent = ::send(fd_, bytes.data(), bytes.size(), MSG_NOSIGNAL);
       if (sent <= 0) std::exit(1);
       bytes.remove_prefix(static_cast<std::size_t>(sent));
     }
@@ -56,7 +68,7 @@ class Process {
         ++messages_;
       }
       if (messages_ >= messages) return true;
-      const ssize_t count = ::recv(kGatewayFd, buffer.data(), buffer.size(), 0);
+      const ssize_t count = ::recv(fd_, buffer.data(), buffer.size(), 0);
       if (count <= 0) return false;
       reader_.Append({buffer.data(), static_cast<std::size_t>(count)});
       received_.write(buffer.data(), count).flush();
@@ -64,6 +76,7 @@ class Process {
   }
 
  private:
+  const int fd_ = GatewayFd();
   std::ofstream received_;
   FrameReader reader_;
   int messages_ = 0;
@@ -82,6 +95,7 @@ int Play(const std::filesystem::path& folder) {
   std::string argument;
   while (script >> verb) {
     if (verb == "die") std::raise(SIGKILL);
+    if (verb == "hang") ::pause();
     script >> argument;
     if (verb == "send") process.Send(FromHex(argument));
     if (verb == "await" && !process.Await(std::stoi(argument))) return 0;

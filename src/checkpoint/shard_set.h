@@ -1,0 +1,129 @@
+// A model's weights in the kernels' packed layout, cut for a number of ranks: files that are mapped and used as
+// they are. Reading a set and writing one; what the tensors are is model/'s business.
+// Format, byte by byte: docs/formats/shards.md.
+#pragma once
+
+#include <cstdint>
+#include <filesystem>
+#include <functional>
+#include <map>
+#include <memory>
+#include <set>
+#include <span>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "base/mapped_file.h"
+#include "base/result.h"
+#include "base/unique_fd.h"
+#include "checkpoint/tensor_map.h"
+
+namespace bloomery {
+
+inline constexpr std::string_view kShardManifestName = "manifest.json";
+
+struct ShardTensor {
+  std::string name;
+  DType dtype = DType::kU8;  // U8 for packed bytes
+  Shape shape;               // packed bytes: [count], whole pages
+};
+
+struct ShardFile {
+  static constexpr int kEvery = -1;  // as tensor_rank: every rank reads it
+
+  std::string name;
+  int tensor_rank = kEvery;
+  std::vector<ShardTensor> tensors;
+};
+
+struct ShardManifest {
+  std::string layout;  // Device::PackedLayout
+  std::string dtype;   // of the linear layers
+  int tensor_ranks = 1;
+  int stages = 1;
+  std::string source;  // what the set was made from: another source's halves are not taken for this one's
+  std::vector<ShardFile> files;
+};
+
+// Bytes of a packed tensor that holds `bytes`: whole pages, so that what follows begins on one.
+std::uint64_t PaddedShardBytes(std::uint64_t bytes);
+
+// Called with what is being done and the fraction done, in [0, 1]; false: stop (kCancelled).
+using ShardProgress = std::function<bool(double fraction, std::string_view what)>;
+
+// Writes a set tensor by tensor, in any order. What is written stays: a second writer with the same manifest
+// goes on where the first was interrupted. The directory becomes a set with Finish and not before.
+class ShardWriter {
+ public:
+  // kIo; kInvalidArgument for a directory that holds a finished set or something else's beginning.
+  static Result<ShardWriter> Open(const std::filesystem::path& directory, ShardManifest manifest);
+
+  bool Has(const std::string& file, const std::string& tensor) const;
+  // `bytes` may be fewer than the tensor has, where it is packed: zeros follow.
+  Status Write(const std::string& file, const std::string& tensor, std::span<const std::byte> bytes);
+
+  std::uint64_t total_bytes() const { return total_bytes_; }
+  std::uint64_t written_bytes() const { return written_bytes_; }
+
+  // Reads every tensor back, compares it with what was written, and puts the manifest in place. kCorrupt where
+  // the disk did not keep what it was given.
+  Status Finish(const ShardProgress& progress);
+
+ private:
+  struct Place {
+    std::size_t file = 0;
+    std::uint64_t offset = 0;
+    std::uint64_t bytes = 0;
+    std::string checksum;  // empty: not written yet
+  };
+
+  ShardWriter(std::filesystem::path directory, ShardManifest manifest)
+      : directory_(std::move(directory)), manifest_(std::move(manifest)) {}
+  Status OpenFiles();
+  Status OpenJournal();
+  Status Verify(const ShardProgress& progress) const;
+  Status WriteManifest() const;
+  std::filesystem::path PathOf(std::size_t file) const { return directory_ / manifest_.files[file].name; }
+
+  std::filesystem::path directory_;
+  ShardManifest manifest_;
+  std::vector<UniqueFd> files_;
+  UniqueFd journal_;
+  std::map<std::pair<std::string, std::string>, Place> places_;  // by file and tensor
+  std::uint64_t total_bytes_ = 0;
+  std::uint64_t written_bytes_ = 0;
+};
+
+// A finished set. Immutable and thread safe; views stay valid as long as the set.
+class ShardSet {
+ public:
+  // Whether a directory says that it is a set.
+  static bool Exists(const std::filesystem::path& directory);
+
+  // Maps the files of these tensor ranks and those that every rank reads. kCorrupt names the file and the
+  // reason: of another size than was written, not what the manifest says.
+  static Result<std::shared_ptr<const ShardSet>> Open(const std::filesystem::path& directory,
+                                                      std::span<const int> tensor_ranks);
+  // The manifest alone; files' tensors are not filled in.
+  static Result<ShardManifest> ReadManifest(const std::filesystem::path& directory);
+
+  const ShardManifest& manifest() const { return manifest_; }
+  // kCorrupt where it is not there. `tensor_rank`: kEvery for what every rank reads.
+  Result<TensorView> Find(int tensor_rank, const std::string& name) const;
+
+  // Brings the bytes of these tensors into memory with several threads, in the order given: from then on no
+  // step waits for the disk. kCorrupt where a file has been cut short meanwhile.
+  static Status Populate(std::span<const std::span<const std::byte>> tensors, int threads,
+                         const ShardProgress& progress);
+
+ private:
+  ShardSet() = default;
+
+  std::string directory_;
+  ShardManifest manifest_;
+  std::vector<std::shared_ptr<const MappedFile>> files_;
+  std::map<std::pair<int, std::string>, TensorView> tensors_;
+};
+
+}  // namespace bloomery

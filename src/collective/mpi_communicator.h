@@ -1,0 +1,6 @@
+#pragma once
+#include <memory>
+#include "collective/communicator.h"
+namespace bloomery {
+Result<std::unique_ptr<Communicator>> MakeMpiCommunicator();
+}

@@ -1,0 +1,100 @@
+// A layer's norms and the factors between its linear layers.
+#include <fmt/format.h>
+
+#include <cmath>
+#include <span>
+
+#include "model/balance.h"
+#include "model/weight_source.h"
+
+namespace bloomery {
+namespace {
+
+class Balancer {
+ public:
+  Balancer(const ModelSpec& spec, WeightSource& source) : spec_(spec), source_(source) {}
+
+  // Balances norm ▸ first, and where what lies between is linear in each feature (attention in its values,
+  // ReLU for factors above 0) first ▸ second. The second's inputs are the last of the first's outputs: of q |
+  // k | v, the values.
+  Status BalancePair(const LinearRole& first, const LinearRole& second, NormWeights& norm,
+                     bool linear_between, LinearScales& first_scales, LinearScales& second_scales) {
+    ASSIGN_OR_RETURN(const auto peaks, source_.Peaks(first));
+    if (!peaks) return {};
+    // A norm whose output is also the residual must keep its size.
+    if (spec_.norm_before && !spec_.residual_from_norm && spec_.norm_affine)
+      first_scales.in = BalanceNorm(norm, peaks->in);
+    if (!linear_between) return {};
+    ASSIGN_OR_RETURN(const auto second_peaks, source_.Peaks(second));
+    if (!second_peaks) return {};
+    const std::size_t inputs = second_peaks->in.size();
+    const std::size_t begin = peaks->out.size() - inputs;
+    second_scales.in = BalanceScales(std::span(peaks->out).subspan(begin), second_peaks->in);
+    first_scales.out.assign(peaks->out.size(), 1.0F);
+    for (std::size_t k = 0; k < inputs; ++k) first_scales.out[begin + k] = 1.0F / second_scales.in[k];
+    return {};
+  }
+
+ private:
+  // Divides the norm's gain and bias by the factors it returns for the inputs of what follows. A normalised
+  // feature reaches about three times its gain, around its bias.
+  static std::vector<float> BalanceNorm(NormWeights& norm, std::span<const float> weight_peaks) {
+    std::vector<float> features(weight_peaks.size());
+    float* gain = norm.gain.as<float>();
+    float* bias = norm.bias.as<float>();
+    for (std::size_t k = 0; k < features.size(); ++k)
+      features[k] = 3 * std::fabs(gain[k]) + std::fabs(bias[k]);
+    std::vector<float> scales = BalanceScales(features, weight_peaks);
+    for (std::size_t k = 0; k < features.size(); ++k) {
+      gain[k] /= scales[k];
+      bias[k] /= scales[k];
+    }
+    return scales;
+  }
+
+  const ModelSpec& spec_;
+  WeightSource& source_;
+};
+
+}  // namespace
+
+TableRole PositionsTable(const ModelSpec& spec) {
+  return {spec.names.positions, "positions", spec.max_positions + spec.position_offset, spec.hidden_size, 0};
+}
+
+std::vector<TableRole> NormTables(const ModelSpec& spec, const std::string& tensor,
+                                  const std::string& shard) {
+  if (!spec.norm_affine) return {};
+  return {{tensor + ".weight", shard + ".gain", 1, spec.hidden_size, 1},
+          {tensor + ".bias", shard + ".bias", 1, spec.hidden_size, 0}};
+}
+
+Result<NormWeights> ReadNorm(const ModelSpec& spec, WeightSource& source, const std::string& tensor,
+                             const std::string& shard) {
+  NormWeights norm;
+  const std::vector<TableRole> tables = NormTables(spec, tensor, shard);
+  if (tables.empty()) return norm;
+  ASSIGN_OR_RETURN(norm.gain, source.Table(tables[0]));
+  ASSIGN_OR_RETURN(norm.bias, source.Table(tables[1]));
+  return norm;
+}
+
+Result<LayerBalance> BalanceLayer(const ModelSpec& spec, WeightSource& source, std::int64_t layer) {
+  const std::string prefix = LayerPrefix(spec, layer);
+  const std::string shard = fmt::format("layers.{}.", layer);
+  LayerBalance balance;
+  ASSIGN_OR_RETURN(balance.attention_norm, ReadNorm(spec, source, prefix + spec.names.attention_norm,
+                                                    shard + "attention_norm"));
+  ASSIGN_OR_RETURN(balance.ffn_norm,
+                   ReadNorm(spec, source, prefix + spec.names.ffn_norm, shard + "ffn_norm"));
+  Balancer balancer(spec, source);
+  RETURN_IF_ERROR(balancer.BalancePair({LinearKind::kQkv, layer}, {LinearKind::kAttentionOut, layer},
+                                       balance.attention_norm, /*linear_between=*/true, balance.qkv,
+                                       balance.attention_out));
+  RETURN_IF_ERROR(balancer.BalancePair({LinearKind::kFfnUp, layer}, {LinearKind::kFfnDown, layer},
+                                       balance.ffn_norm, spec.activation == Activation::kRelu,
+                                       balance.ffn_up, balance.ffn_down));
+  return balance;
+}
+
+}  // namespace bloomery

@@ -1,0 +1,78 @@
+#include "model/partition.h"
+
+#include <fmt/ranges.h>
+
+#include <algorithm>
+#include <vector>
+
+namespace bloomery {
+namespace {
+
+// A share of the vocabulary is whole panels of any kernel.
+constexpr std::int64_t kVocabStep = 16;
+
+std::int64_t VocabShare(const ModelSpec& spec, std::int64_t ranks) {
+  if (ranks == 1) return spec.vocab_size;
+  const std::int64_t even = (spec.vocab_size + ranks - 1) / ranks;
+  return (even + kVocabStep - 1) / kVocabStep * kVocabStep;
+}
+
+Status CheckTensorRanks(const ModelSpec& spec, int ranks) {
+  const auto fits = [&spec](std::int64_t n) {
+    return spec.heads % n == 0 && spec.ffn_size % n == 0 && VocabShare(spec, n) * (n - 1) < spec.vocab_size;
+  };
+  if (fits(ranks)) return {};
+  std::vector<std::int64_t> possible;
+  for (std::int64_t n = 1; n <= spec.heads; ++n) {
+    if (fits(n)) possible.push_back(n);
+  }
+  return Fail(ErrorCode::kInvalidArgument,
+              "--tp {}: {} heads and an FFN of {} features cannot be cut into {} equal parts; possible: {}",
+              ranks, spec.heads, spec.ffn_size, ranks, fmt::join(possible, ", "));
+}
+
+// Of stages that read about the same number of weights: the head counts, and makes the last stage's layers
+// fewer. Every stage has a layer at least.
+Range LayersOfStage(const ModelSpec& spec, int stage, int stages) {
+  const double layer = static_cast<double>(spec.hidden_size) *
+                       static_cast<double>(4 * spec.hidden_size + 2 * spec.ffn_size);
+  const double head = static_cast<double>(spec.vocab_size) * static_cast<double>(spec.embed_size);
+  const double per_stage = (static_cast<double>(spec.layers) + head / layer) / stages;
+  const auto begin_of = [&](int s) -> std::int64_t {
+    if (s == stages) return spec.layers;
+    const auto even = static_cast<std::int64_t>(per_stage * s + 0.5);
+    return std::clamp<std::int64_t>(even, s, spec.layers - (stages - s));
+  };
+  return {begin_of(stage), begin_of(stage + 1) - begin_of(stage)};
+}
+
+Range Share(std::int64_t total, int index, int parts) { return {total / parts * index, total / parts}; }
+
+}  // namespace
+
+Part WholeModel(const ModelSpec& spec) { return *CutModel(spec, {}, 0); }
+
+Result<Part> CutModel(const ModelSpec& spec, Grid grid, int rank) {
+  if (grid.tensor_ranks < 1 || grid.stages < 1 || rank < 0 || rank >= grid.size()) {
+    return Fail(ErrorCode::kInvalidArgument, "rank {} of {} x {} ranks does not exist", rank,
+                grid.tensor_ranks, grid.stages);
+  }
+  RETURN_IF_ERROR(CheckTensorRanks(spec, grid.tensor_ranks));
+  if (grid.stages > spec.layers) {
+    return Fail(ErrorCode::kInvalidArgument, "--pp {}: the model has {} layers, and a stage needs one",
+                grid.stages, spec.layers);
+  }
+  Part part;
+  part.grid = grid;
+  part.tensor_rank = rank % grid.tensor_ranks;
+  part.stage = rank / grid.tensor_ranks;
+  part.layers = LayersOfStage(spec, part.stage, grid.stages);
+  part.heads = Share(spec.heads, part.tensor_rank, grid.tensor_ranks);
+  part.ffn = Share(spec.ffn_size, part.tensor_rank, grid.tensor_ranks);
+  part.vocab_share = VocabShare(spec, grid.tensor_ranks);
+  part.vocab.begin = part.vocab_share * part.tensor_rank;
+  part.vocab.size = std::min(part.vocab_share, spec.vocab_size - part.vocab.begin);
+  return part;
+}
+
+}  // namespace bloomery
