@@ -2,6 +2,7 @@
 
 #include <hwloc.h>
 #include <sched.h>
+#include <unistd.h>
 
 #include <algorithm>
 #include <charconv>
@@ -100,6 +101,8 @@ int UsableCores() {
   const int affinity = sched_getaffinity(0, sizeof(mask), &mask) == 0 ? CPU_COUNT(&mask) : 1;
   return std::max(1, std::min(affinity, CgroupCpuQuota()));
 }
+
+int MachineCores() { return static_cast<int>(std::max(1L, ::sysconf(_SC_NPROCESSORS_ONLN))); }
 
 void BindToShareOfCores(int share, int shares) {
   hwloc_topology_t topology = nullptr;

@@ -17,6 +17,9 @@ std::uint64_t PeakRssBytes();
 // least 1.
 int UsableCores();
 
+// Cores of the machine that are running, whoever may use them.
+int MachineCores();
+
 // Binds this process, and threads that it starts from now on, to one of `shares` equal runs of its cores in
 // the order of the machine's topology (hwloc): cores of one NUMA node stay together, and memory touched first
 // by them lies there. Where there are fewer cores than shares, several shares are the same core.

@@ -87,8 +87,8 @@ std::uint64_t PaddedShardBytes(std::uint64_t bytes) { return RoundUp(bytes, kPag
 
 Result<ShardWriter> ShardWriter::Open(const fs::path& directory, ShardManifest manifest) {
   if (ShardSet::Exists(directory)) {
-    return Fail(ErrorCode::kInvalidArgument, "{} holds a finished set already; remove it or choose another --output",
-                directory.string());
+    return Fail(ErrorCode::kInvalidArgument,
+                "{} holds a finished set already; remove it or choose another --output", directory.string());
   }
   std::error_code error;
   fs::create_directories(directory, error);
@@ -130,8 +130,8 @@ Status ShardWriter::OpenFiles() {
   return {};
 }
 
-// One line for the manifest it belongs to, one for each tensor written: file, tensor, checksum. A line that was
-// cut short counts for nothing.
+// One line for the manifest it belongs to, one for each tensor written: file, tensor, checksum. A line that
+// was cut short counts for nothing.
 Status ShardWriter::OpenJournal() {
   const fs::path path = directory_ / kJournalName;
   const std::string first = json::serialize(ToJson(manifest_));
@@ -139,9 +139,10 @@ Status ShardWriter::OpenJournal() {
   if (std::ifstream file(path); file) {
     std::string line;
     if (!std::getline(file, line) || line != first) {
-      return Fail(ErrorCode::kInvalidArgument,
-                  "{} holds an unfinished set of another model or other flags; remove it or choose another --output",
-                  directory_.string());
+      return Fail(
+          ErrorCode::kInvalidArgument,
+          "{} holds an unfinished set of another model or other flags; remove it or choose another --output",
+          directory_.string());
     }
     while (std::getline(file, line) && !file.eof()) {
       const std::size_t a = line.find('\t');
@@ -265,8 +266,8 @@ Result<ShardManifest> ShardSet::ReadManifest(const fs::path& directory) {
     ASSIGN_OR_RETURN(const auto name, GetString(entry.get_object(), "name"));
     ASSIGN_OR_RETURN(const auto rank, GetInt(entry.get_object(), "tensor_rank"));
     // A file beside the manifest, nowhere else.
-    if (!name || name->empty() || name->find('/') != std::string::npos || !rank || *rank < ShardFile::kEvery ||
-        *rank >= *ranks)
+    if (!name || name->empty() || name->find('/') != std::string::npos || !rank ||
+        *rank < ShardFile::kEvery || *rank >= *ranks)
       return corrupt("a file's name or tensor_rank is wrong");
     manifest.files.push_back({*name, static_cast<int>(*rank), {}});
   }

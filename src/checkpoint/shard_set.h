@@ -1,6 +1,6 @@
-// A model's weights in the kernels' packed layout, cut for a number of ranks: files that are mapped and used as
-// they are. Reading a set and writing one; what the tensors are is model/'s business.
-// Format, byte by byte: docs/formats/shards.md.
+// A model's weights in the kernels' packed layout, cut for a number of ranks: files that are mapped and used
+// as they are. Reading a set and writing one; what the tensors are is model/'s business. Format, byte by
+// byte: docs/formats/shards.md.
 #pragma once
 
 #include <cstdint>
@@ -66,8 +66,8 @@ class ShardWriter {
   std::uint64_t total_bytes() const { return total_bytes_; }
   std::uint64_t written_bytes() const { return written_bytes_; }
 
-  // Reads every tensor back, compares it with what was written, and puts the manifest in place. kCorrupt where
-  // the disk did not keep what it was given.
+  // Reads every tensor back, compares it with what was written, and puts the manifest in place. kCorrupt
+  // where the disk did not keep what it was given.
   Status Finish(const ShardProgress& progress);
 
  private:

@@ -14,6 +14,7 @@ void AddInfo(CLI::App& app);
 void AddTokenize(CLI::App& app);
 void AddPerplexity(CLI::App& app);
 void AddServe(CLI::App& app);
+void AddShard(CLI::App& app);
 void AddWorker(CLI::App& app);
 
 // Prints "bloomery: <error>" and leaves with 2 for a caller's mistake, 1 for everything else.

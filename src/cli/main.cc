@@ -32,6 +32,7 @@ int main(int argc, char** argv) {
   bloomery::AddGenerate(app);
   bloomery::AddServe(app);
   bloomery::AddBench(app);
+  bloomery::AddShard(app);
   bloomery::AddInfo(app);
   bloomery::AddTokenize(app);
   bloomery::AddPerplexity(app);

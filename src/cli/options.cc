@@ -177,14 +177,14 @@ Result<std::filesystem::path> DemoModel() {
               "BLOOMERY_DEMO_MODEL");
 }
 
-LoadProgress TerminalProgress() {
+LoadProgress TerminalProgress(std::string_view doing) {
   if (::isatty(STDERR_FILENO) == 0) return nullptr;
-  return [](double fraction, std::string_view what) {
+  return [doing = std::string(doing)](double fraction, std::string_view what) {
     if (fraction >= 1) {
       fmt::print(stderr, "\r\x1b[K");
       return;
     }
-    fmt::print(stderr, "\rloading {:3.0f}% {}\x1b[K", 100 * fraction, what);
+    fmt::print(stderr, "\r{} {:3.0f}% {}\x1b[K", doing, 100 * fraction, what);
     std::fflush(stderr);
   };
 }

@@ -50,6 +50,6 @@ Result<std::uint64_t> ParseBytes(std::string_view text);
 Result<std::filesystem::path> DemoModel();
 
 // A progress line on standard error, redrawn in place on a terminal, silent elsewhere.
-LoadProgress TerminalProgress();
+LoadProgress TerminalProgress(std::string_view doing = "loading");
 
 }  // namespace bloomery

@@ -11,8 +11,8 @@
 
 namespace bloomery {
 
-// `command` on every rank that the flags ask for. One host's ranks get no more processors than there are; Open
-// MPI binds nothing, JoinRanks does.
+// `command` on every rank that the flags ask for. One host's ranks get no more processors than there are;
+// Open MPI binds nothing, JoinRanks does.
 Result<std::vector<std::string>> MpirunCommand(const ModelFlags& flags,
                                                const std::vector<std::string>& command);
 

@@ -34,8 +34,8 @@ class Communicator {
   // `all` is not looked at.
   virtual Status Gather(std::span<const float> mine, std::span<float> all, int root) = 0;
 
-  // Between two ranks, not collective. Send returns once `data` may be changed, whether or not it has been
-  // received. Messages between the same two ranks arrive in order.
+  // Between two ranks, not collective. Send may wait until the other rank receives: two that send to each
+  // other at the same time may wait for ever. Messages between the same two ranks arrive in order.
   virtual Status Send(std::span<const float> data, int to) = 0;
   virtual Status Receive(std::span<float> data, int from) = 0;
 
@@ -44,8 +44,5 @@ class Communicator {
   // A group of those ranks that name the same colour, in the order they have here.
   virtual Result<std::unique_ptr<Communicator>> Split(int color) = 0;
 };
-
-// A group of one: sums are what they are.
-std::unique_ptr<Communicator> MakeSelfCommunicator();
 
 }  // namespace bloomery

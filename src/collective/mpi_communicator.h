@@ -1,6 +1,19 @@
+// Ranks that Open MPI started. Where all of a group are on one host, everything goes through memory that they
+// share (shared_segment.h); Open MPI carries what goes between hosts.
 #pragma once
+
 #include <memory>
+
+#include "base/result.h"
 #include "collective/communicator.h"
+
 namespace bloomery {
+
+// All ranks that mpirun started, this process among them; alone where it was not started by mpirun. MPI is
+// ended with the process. kUnavailable where MPI cannot be used.
 Result<std::unique_ptr<Communicator>> MakeMpiCommunicator();
-}
+
+// Open MPI's own allreduce over the same ranks, to measure ours against.
+Status AllReduceByMpi(std::span<float> data);
+
+}  // namespace bloomery

@@ -7,6 +7,7 @@
 #include "base/system.h"
 #include "checkpoint/checkpoint.h"
 #include "engine/scheduler.h"
+#include "model/shards.h"
 
 namespace bloomery {
 namespace {
@@ -63,8 +64,16 @@ ModelInfo Describe(const LoadOptions& options, const ModelSpec& spec, DType dtyp
   return info;
 }
 
-Result<ModelWeights> Weights(const LoadOptions& options, const ModelSpec& spec, const Part& part, DType dtype,
+Result<ModelWeights> Weights(const LoadOptions& options, const ModelSpec& spec, Grid grid, int rank,
                              Device& device, const LoadProgress& progress) {
+  if (options.shape.empty() && ShardSet::Exists(options.directory)) {
+    ASSIGN_OR_RETURN(const ShardedPart sharded,
+                     OpenShards(spec, grid, rank, options.dtype, device, options.directory));
+    return LoadShards(spec, sharded, device, progress);
+  }
+  ASSIGN_OR_RETURN(const Part part, CutModel(spec, grid, rank));
+  const DType dtype = ResolveDType(options.dtype, spec);
+  RETURN_IF_ERROR(CheckMemory(spec, part, dtype, device));
   if (!options.shape.empty()) return RandomWeights(spec, part, dtype, device, /*seed=*/1, progress);
   ASSIGN_OR_RETURN(const auto checkpoint, Checkpoint::Open(options.directory));
   return LoadWeights(spec, part, *checkpoint, dtype, device, progress);
@@ -75,12 +84,6 @@ Result<LoadedModel> LoadPart(const LoadOptions& options, Device& device, const L
                              const RankGroup* ranks) {
   ASSIGN_OR_RETURN(const ModelSpec spec,
                    options.shape.empty() ? LoadSpec(options.directory) : NamedShape(options.shape));
-  Part part = WholeModel(spec);
-  if (ranks != nullptr) {
-    ASSIGN_OR_RETURN(part, CutModel(spec, ranks->grid, ranks->world->rank()));
-  }
-  const DType dtype = ResolveDType(options.dtype, spec);
-  RETURN_IF_ERROR(CheckMemory(spec, part, dtype, device));
   LoadedModel model;
   model.options = options;
   if (options.shape.empty()) {
@@ -94,7 +97,9 @@ Result<LoadedModel> LoadPart(const LoadOptions& options, Device& device, const L
       return std::unexpected(std::move(tokenizer).error());
     }
   }
-  ASSIGN_OR_RETURN(ModelWeights weights, Weights(options, spec, part, dtype, device, progress));
+  const Grid grid = ranks != nullptr ? ranks->grid : Grid();
+  const int rank = ranks != nullptr ? ranks->world->rank() : 0;
+  ASSIGN_OR_RETURN(ModelWeights weights, Weights(options, spec, grid, rank, device, progress));
   model.max_batch_tokens = std::max<std::int64_t>(options.max_batch_tokens, options.max_batch_size);
   ASSIGN_OR_RETURN(model.transformer,
                    Transformer::Create(spec, std::move(weights), device,

@@ -83,8 +83,8 @@ Result<LayerBalance> BalanceLayer(const ModelSpec& spec, WeightSource& source, s
   const std::string prefix = LayerPrefix(spec, layer);
   const std::string shard = fmt::format("layers.{}.", layer);
   LayerBalance balance;
-  ASSIGN_OR_RETURN(balance.attention_norm, ReadNorm(spec, source, prefix + spec.names.attention_norm,
-                                                    shard + "attention_norm"));
+  ASSIGN_OR_RETURN(balance.attention_norm,
+                   ReadNorm(spec, source, prefix + spec.names.attention_norm, shard + "attention_norm"));
   ASSIGN_OR_RETURN(balance.ffn_norm,
                    ReadNorm(spec, source, prefix + spec.names.ffn_norm, shard + "ffn_norm"));
   Balancer balancer(spec, source);
@@ -92,8 +92,8 @@ Result<LayerBalance> BalanceLayer(const ModelSpec& spec, WeightSource& source, s
                                        balance.attention_norm, /*linear_between=*/true, balance.qkv,
                                        balance.attention_out));
   RETURN_IF_ERROR(balancer.BalancePair({LinearKind::kFfnUp, layer}, {LinearKind::kFfnDown, layer},
-                                       balance.ffn_norm, spec.activation == Activation::kRelu,
-                                       balance.ffn_up, balance.ffn_down));
+                                       balance.ffn_norm, spec.activation == Activation::kRelu, balance.ffn_up,
+                                       balance.ffn_down));
   return balance;
 }
 

@@ -34,8 +34,8 @@ Status CheckTensorRanks(const ModelSpec& spec, int ranks) {
 // Of stages that read about the same number of weights: the head counts, and makes the last stage's layers
 // fewer. Every stage has a layer at least.
 Range LayersOfStage(const ModelSpec& spec, int stage, int stages) {
-  const double layer = static_cast<double>(spec.hidden_size) *
-                       static_cast<double>(4 * spec.hidden_size + 2 * spec.ffn_size);
+  const double layer =
+      static_cast<double>(spec.hidden_size) * static_cast<double>(4 * spec.hidden_size + 2 * spec.ffn_size);
   const double head = static_cast<double>(spec.vocab_size) * static_cast<double>(spec.embed_size);
   const double per_stage = (static_cast<double>(spec.layers) + head / layer) / stages;
   const auto begin_of = [&](int s) -> std::int64_t {
@@ -52,12 +52,13 @@ Range Share(std::int64_t total, int index, int parts) { return {total / parts * 
 
 Part WholeModel(const ModelSpec& spec) { return *CutModel(spec, {}, 0); }
 
-Result<Part> CutModel(const ModelSpec& spec, Grid grid, int rank) {
+Result<Part> CutModel(const ModelSpec& spec, Grid grid, int rank, int pieces) {
   if (grid.tensor_ranks < 1 || grid.stages < 1 || rank < 0 || rank >= grid.size()) {
     return Fail(ErrorCode::kInvalidArgument, "rank {} of {} x {} ranks does not exist", rank,
                 grid.tensor_ranks, grid.stages);
   }
-  RETURN_IF_ERROR(CheckTensorRanks(spec, grid.tensor_ranks));
+  if (pieces == 0) pieces = grid.tensor_ranks;
+  RETURN_IF_ERROR(CheckTensorRanks(spec, pieces));
   if (grid.stages > spec.layers) {
     return Fail(ErrorCode::kInvalidArgument, "--pp {}: the model has {} layers, and a stage needs one",
                 grid.stages, spec.layers);
@@ -69,7 +70,7 @@ Result<Part> CutModel(const ModelSpec& spec, Grid grid, int rank) {
   part.layers = LayersOfStage(spec, part.stage, grid.stages);
   part.heads = Share(spec.heads, part.tensor_rank, grid.tensor_ranks);
   part.ffn = Share(spec.ffn_size, part.tensor_rank, grid.tensor_ranks);
-  part.vocab_share = VocabShare(spec, grid.tensor_ranks);
+  part.vocab_share = VocabShare(spec, pieces) * (pieces / grid.tensor_ranks);
   part.vocab.begin = part.vocab_share * part.tensor_rank;
   part.vocab.size = std::min(part.vocab_share, spec.vocab_size - part.vocab.begin);
   return part;

@@ -1,10 +1,10 @@
 // How a model is cut over ranks: which layers, heads, rows and columns each one holds.
 //
-// Tensor parallelism (Shoeybi et al. 2019, "Megatron-LM"): the ranks of one stage share its layers. q, k, v and
-// the FFN's first matrix are cut by output features, a whole head never divided; what follows them is cut by
-// input features, so that each rank has a summand of its output and one sum over the ranks completes it. The
-// embedding and the head are cut by tokens. Pipeline parallelism: a stage holds consecutive layers, the first
-// also the embedding, the last also the head.
+// Tensor parallelism (Shoeybi et al. 2019, "Megatron-LM"): the ranks of one stage share its layers. q, k, v
+// and the FFN's first matrix are cut by output features, a whole head never divided; what follows them is cut
+// by input features, so that each rank has a summand of its output and one sum over the ranks completes it.
+// The embedding and the head are cut by tokens. Pipeline parallelism: a stage holds consecutive layers, the
+// first also the embedding, the last also the head.
 //
 //   rank = stage · tensor_ranks + tensor_rank
 #pragma once
@@ -51,7 +51,8 @@ struct Part {
 
 Part WholeModel(const ModelSpec& spec);
 
-// kInvalidArgument, with what would do, where heads, features, tokens or layers do not divide.
-Result<Part> CutModel(const ModelSpec& spec, Grid grid, int rank);
+// kInvalidArgument, with what would do, where heads, features, tokens or layers do not divide. `pieces`: a
+// multiple of the tensor ranks into which each layer is cut, several for a rank; 0: one each.
+Result<Part> CutModel(const ModelSpec& spec, Grid grid, int rank, int pieces = 0);
 
 }  // namespace bloomery

@@ -1,5 +1,5 @@
-// Where a part's weights come from: one way to walk a model's tensors (weights.cc), several places to take them
-// from.
+// Where a part's weights come from: one way to walk a model's tensors (weights.cc), several places to take
+// them from.
 #pragma once
 
 #include <memory>

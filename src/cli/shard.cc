@@ -1,0 +1,97 @@
+// bloomery shard: a model cut and packed once, so that it loads in the time that reading it takes.
+#include <unistd.h>
+
+#include <filesystem>
+
+#include "checkpoint/checkpoint.h"
+#include "cli/commands.h"
+#include "cli/session.h"
+#include "model/shards.h"
+
+namespace bloomery {
+namespace {
+
+namespace fs = std::filesystem;
+
+struct ShardFlags {
+  ModelFlags model;
+  std::string output;
+};
+
+// What is beside the weights and is needed to serve them: configuration, tokenizer, templates.
+Status CopySmallFiles(const fs::path& from, const fs::path& to) {
+  for (const char* name :
+       {"config.json", "generation_config.json", "architecture.json", "tokenizer.json", "tokenizer_config.json",
+        "special_tokens_map.json", "added_tokens.json", "vocab.json", "merges.txt", "chat_template.jinja",
+        "serving.properties"}) {
+    std::error_code error;
+    if (!fs::exists(from / name, error)) continue;
+    fs::copy_file(from / name, to / name, fs::copy_options::overwrite_existing, error);
+    if (error) return Fail(ErrorCode::kIo, "{}: {}", (to / name).string(), error.message());
+  }
+  return {};
+}
+
+ShardProgress Progress() {
+  const LoadProgress line = TerminalProgress("sharding");
+  return [line](double fraction, std::string_view what) {
+    if (line) line(fraction, what);
+    return !InterruptGuard::interrupted();
+  };
+}
+
+Status Shard(const ShardFlags& flags) {
+  ASSIGN_OR_RETURN(const LoadOptions options, ToLoadOptions(flags.model));
+  ASSIGN_OR_RETURN(const ModelSpec spec, LoadSpec(options.directory));
+  if (ShardSet::Exists(options.directory)) {
+    return Fail(ErrorCode::kInvalidArgument, "{} is a set of shards; name the model it was made from",
+                options.directory.string());
+  }
+  const DType dtype = ResolveDType(options.dtype, spec);
+  RETURN_IF_ERROR(CutModel(spec, flags.model.grid(), 0));
+  ASSIGN_OR_RETURN(const auto checkpoint, Checkpoint::Open(options.directory));
+  ASSIGN_OR_RETURN(const auto device, MakeDevice(flags.model));
+  const InterruptGuard guard;
+  const std::string source =
+      fmt::format("{}, {} tensors, {} bytes", options.name, checkpoint->names().size(), checkpoint->total_bytes());
+  const Status written = WriteShards(spec, flags.model.grid(), *checkpoint, source, dtype, *device, flags.output,
+                                     Progress());
+  if (!written && written.error().code == ErrorCode::kCancelled) {
+    fmt::print(stderr, "\nbloomery: {}\n", written.error().message);
+    throw CLI::RuntimeError(kInterruptedStatus);
+  }
+  RETURN_IF_ERROR(written);
+  RETURN_IF_ERROR(CopySmallFiles(options.directory, flags.output));
+  fmt::print("{}: {} shards for --tp {} --pp {}, written and verified\n", flags.output, DTypeName(dtype),
+             flags.model.tensor_ranks, flags.model.stages);
+  return {};
+}
+
+}  // namespace
+
+void AddShard(CLI::App& app) {
+  auto flags = std::make_shared<ShardFlags>();
+  CLI::App* command = app.add_subcommand(
+      "shard", "Cut and pack a model into files that load at the speed of reading them");
+  command
+      ->add_option("model", flags->model.model,
+                   "Model directory (Hugging Face layout); without one, the built-in demo model")
+      ->option_text("[MODEL]");
+  command->add_option("--output", flags->output, "Directory for the shards, made if it is not there")
+      ->required();
+  command->add_option("--tp", flags->model.tensor_ranks, "Tensor ranks to cut for; loads at every divisor of it")
+      ->check(CLI::Range(1, 1024))
+      ->capture_default_str();
+  command->add_option("--pp", flags->model.stages, "Files for so many stages; loads at any number")
+      ->check(CLI::Range(1, 1024))
+      ->capture_default_str();
+  command->add_option("--dtype", flags->model.dtype, "auto (the checkpoint's own), f32, bf16, f16, int8 or int4")
+      ->capture_default_str();
+  command->add_option("--threads", flags->model.threads, "Threads; 0: every core this process may use")
+      ->check(CLI::Range(0, 1024))
+      ->capture_default_str();
+  command->footer("Interrupted, the same command goes on where it was. Serve the result with `bloomery serve DIR`.");
+  command->callback([flags] { ExitOnError(Shard(*flags)); });
+}
+
+}  // namespace bloomery

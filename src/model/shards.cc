@@ -1,0 +1,357 @@
+#include "model/shards.h"
+
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <cstring>
+#include <utility>
+
+#include "model/linear_plan.h"
+#include "model/weight_source.h"
+
+namespace bloomery {
+namespace {
+
+constexpr const char* kEveryRanksFile = "every-rank.safetensors";
+
+std::string FileOf(const Part& part) {
+  return fmt::format("rank-{}-of-{}.stage-{}-of-{}.safetensors", part.tensor_rank, part.grid.tensor_ranks,
+                     part.stage, part.grid.stages);
+}
+
+// Linear layers in the order in which a step goes through them, after the table that it begins with.
+std::vector<LinearRole> RolesOf(const ModelSpec& spec, const Part& part) {
+  std::vector<LinearRole> roles = StepRoles(spec, part);
+  if (part.first_stage() && !TableIsHead(spec, part))
+    roles.insert(roles.begin(), LinearRole{LinearKind::kEmbed});
+  return roles;
+}
+
+bool IsReplicated(const ModelSpec& spec, const LinearRole& role) {
+  return PlanOf(spec, WholeModel(spec), role.kind).cut == Cut::kNone;
+}
+
+std::vector<TableRole> LayerTables(const ModelSpec& spec, std::int64_t layer) {
+  const std::string prefix = LayerPrefix(spec, layer);
+  const std::string shard = fmt::format("layers.{}.", layer);
+  std::vector<TableRole> tables = NormTables(spec, prefix + spec.names.attention_norm, shard + "attention_norm");
+  for (TableRole& table : NormTables(spec, prefix + spec.names.ffn_norm, shard + "ffn_norm"))
+    tables.push_back(std::move(table));
+  return tables;
+}
+
+std::vector<TableRole> EndTables(const ModelSpec& spec) {
+  std::vector<TableRole> tables;
+  if (spec.positions == PositionKind::kLearned) tables.push_back(PositionsTable(spec));
+  if (spec.embed_norm) {
+    for (TableRole& table : NormTables(spec, spec.names.embed_norm, "embed_norm"))
+      tables.push_back(std::move(table));
+  }
+  if (spec.final_norm) {
+    for (TableRole& table : NormTables(spec, spec.names.final_norm, "final_norm"))
+      tables.push_back(std::move(table));
+  }
+  return tables;
+}
+
+// --- writing
+
+class Sharder {
+ public:
+  Sharder(const ModelSpec& spec, Grid grid, const Checkpoint& checkpoint, DType dtype, Device& device,
+          const ShardProgress& progress)
+      : spec_(spec),
+        grid_(grid),
+        checkpoint_(checkpoint),
+        dtype_(dtype),
+        device_(device),
+        progress_(progress),
+        whole_(WholeModel(spec)) {}
+
+  Status Run(const std::string& source, const std::filesystem::path& directory) {
+    for (int rank = 0; rank < grid_.size(); ++rank) {
+      ASSIGN_OR_RETURN(Part part, CutModel(spec_, grid_, rank));
+      parts_.push_back(part);
+    }
+    // A part may not move once a source refers to it.
+    for (const Part& part : parts_)
+      sources_.push_back(MakeCheckpointSource(spec_, part, checkpoint_, dtype_, device_));
+    whole_source_ = MakeCheckpointSource(spec_, whole_, checkpoint_, dtype_, device_);
+    ASSIGN_OR_RETURN(auto writer, ShardWriter::Open(directory, Manifest(source)));
+    writer_ = &writer;
+    RETURN_IF_ERROR(WriteEnds());
+    for (std::int64_t layer = 0; layer < spec_.layers; ++layer) {
+      RETURN_IF_ERROR(Report(fmt::format("layer {}/{}", layer + 1, spec_.layers)));
+      RETURN_IF_ERROR(WriteLayer(layer));
+    }
+    return writer.Finish(progress_);
+  }
+
+ private:
+  // Whole pages of packed bytes.
+  ShardTensor Packed(const Part& part, const LinearRole& role) const {
+    const LinearPlan plan = PlanOf(spec_, part, role.kind);
+    const std::uint64_t bytes = device_.PackedBytes(plan.out_features, plan.in_features, plan.bias, dtype_);
+    return {ShardName(role), DType::kU8, {static_cast<std::int64_t>(PaddedShardBytes(bytes))}};
+  }
+
+  ShardManifest Manifest(const std::string& source) const {
+    ShardManifest manifest{.layout = device_.PackedLayout(),
+                           .dtype = std::string(DTypeName(dtype_)),
+                           .tensor_ranks = grid_.tensor_ranks,
+                           .stages = grid_.stages,
+                           .source = source,
+                           .files = {}};
+    ShardFile every{.name = kEveryRanksFile, .tensor_rank = ShardFile::kEvery, .tensors = {}};
+    for (const LinearRole& role : RolesOf(spec_, whole_)) {
+      if (IsReplicated(spec_, role)) every.tensors.push_back(Packed(whole_, role));
+    }
+    std::vector<TableRole> tables = EndTables(spec_);
+    for (std::int64_t layer = 0; layer < spec_.layers; ++layer) {
+      for (TableRole& table : LayerTables(spec_, layer)) tables.push_back(std::move(table));
+    }
+    for (const TableRole& table : tables)
+      every.tensors.push_back({table.shard, DType::kF32, {table.rows, table.cols}});
+    manifest.files.push_back(std::move(every));
+    for (const Part& part : parts_) {
+      ShardFile file{.name = FileOf(part), .tensor_rank = part.tensor_rank, .tensors = {}};
+      for (const LinearRole& role : RolesOf(spec_, part)) {
+        if (!IsReplicated(spec_, role)) file.tensors.push_back(Packed(part, role));
+      }
+      manifest.files.push_back(std::move(file));
+    }
+    return manifest;
+  }
+
+  Status Report(const std::string& what) const {
+    const double fraction =
+        static_cast<double>(writer_->written_bytes()) / static_cast<double>(writer_->total_bytes());
+    if (!progress_ || progress_(fraction, what)) return {};
+    return Fail(ErrorCode::kCancelled, "interrupted; the same command goes on from here");
+  }
+
+  Status WriteEnds() {
+    RETURN_IF_ERROR(Report("embeddings"));
+    for (const TableRole& role : EndTables(spec_)) {
+      if (writer_->Has(kEveryRanksFile, role.shard)) continue;
+      ASSIGN_OR_RETURN(const AlignedBuffer table, whole_source_->Table(role));
+      RETURN_IF_ERROR(WriteTable(role.shard, table));
+    }
+    for (const LinearKind kind : {LinearKind::kEmbed, LinearKind::kProjectIn, LinearKind::kProjectOut, LinearKind::kHead})
+      RETURN_IF_ERROR(WriteLinear({kind}, {}));
+    return {};
+  }
+
+  Status WriteTable(const std::string& name, const AlignedBuffer& table) {
+    return writer_->Write(kEveryRanksFile, name, {table.data(), table.size_bytes()});
+  }
+
+  Status WriteLayer(std::int64_t layer) {
+    if (LayerIsThere(layer)) return {};
+    // Factors come from the whole matrices, so that all parts share the norms.
+    ASSIGN_OR_RETURN(const LayerBalance balance, BalanceLayer(spec_, *whole_source_, layer));
+    const std::vector<TableRole> tables = LayerTables(spec_, layer);
+    const std::array<const AlignedBuffer*, 4> norms = {&balance.attention_norm.gain, &balance.attention_norm.bias,
+                                                       &balance.ffn_norm.gain, &balance.ffn_norm.bias};
+    for (std::size_t i = 0; i < tables.size(); ++i) {
+      if (!writer_->Has(kEveryRanksFile, tables[i].shard))
+        RETURN_IF_ERROR(WriteTable(tables[i].shard, *norms[i]));
+    }
+    RETURN_IF_ERROR(WriteLinear({LinearKind::kQkv, layer}, balance.qkv));
+    RETURN_IF_ERROR(WriteLinear({LinearKind::kAttentionOut, layer}, balance.attention_out));
+    RETURN_IF_ERROR(WriteLinear({LinearKind::kFfnUp, layer}, balance.ffn_up));
+    return WriteLinear({LinearKind::kFfnDown, layer}, balance.ffn_down);
+  }
+
+  bool LayerIsThere(std::int64_t layer) const {
+    for (const TableRole& table : LayerTables(spec_, layer)) {
+      if (!writer_->Has(kEveryRanksFile, table.shard)) return false;
+    }
+    for (const Part& part : parts_) {
+      if (layer < part.layers.begin || layer >= part.layers.end()) continue;
+      for (const LinearKind kind :
+           {LinearKind::kQkv, LinearKind::kAttentionOut, LinearKind::kFfnUp, LinearKind::kFfnDown}) {
+        if (!writer_->Has(FileOf(part), ShardName({kind, layer}))) return false;
+      }
+    }
+    return true;
+  }
+
+  // Every part that holds some of the layer.
+  Status WriteLinear(const LinearRole& role, const LinearScales& scales) {
+    for (std::size_t p = 0; p < parts_.size(); ++p) {
+      const std::vector<LinearRole> held = RolesOf(spec_, parts_[p]);
+      const bool holds = std::any_of(held.begin(), held.end(), [&role](const LinearRole& other) {
+        return other.kind == role.kind && other.layer == role.layer;
+      });
+      const std::string file = IsReplicated(spec_, role) ? kEveryRanksFile : FileOf(parts_[p]);
+      if (!holds || writer_->Has(file, ShardName(role))) continue;
+      ASSIGN_OR_RETURN(const auto packed, sources_[p]->Linear(role, PartOf(scales, parts_[p], role.kind)));
+      RETURN_IF_ERROR(writer_->Write(file, ShardName(role), device_.Packed(*packed)));
+    }
+    return {};
+  }
+
+  // Of factors for the whole matrix, those of the part's inputs and outputs.
+  LinearScales PartOf(const LinearScales& whole, const Part& part, LinearKind kind) const {
+    const LinearPlan plan = PlanOf(spec_, part, kind);
+    LinearScales mine;
+    if (!whole.in.empty()) {
+      const auto first = whole.in.begin() + plan.first_column;
+      mine.in.assign(first, first + plan.in_features);
+    }
+    if (whole.out.empty()) return mine;
+    // q, k and v follow each other in the whole and in the part.
+    const std::int64_t blocks = static_cast<std::int64_t>(whole.out.size()) / plan.whole_rows;
+    const std::int64_t rows = plan.out_features / blocks;
+    for (std::int64_t block = 0; block < blocks; ++block) {
+      const auto first = whole.out.begin() + block * plan.whole_rows + plan.first_row;
+      mine.out.insert(mine.out.end(), first, first + rows);
+    }
+    return mine;
+  }
+
+  const ModelSpec& spec_;
+  const Grid grid_;
+  const Checkpoint& checkpoint_;
+  const DType dtype_;
+  Device& device_;
+  const ShardProgress& progress_;
+  const Part whole_;
+  std::vector<Part> parts_;
+  std::vector<std::unique_ptr<WeightSource>> sources_;  // of parts_
+  std::unique_ptr<WeightSource> whole_source_;
+  ShardWriter* writer_ = nullptr;
+};
+
+// --- reading
+
+// A rank takes the pieces of one or several ranks of the set.
+class ShardSource final : public WeightSource {
+ public:
+  ShardSource(const ModelSpec& spec, const ShardedPart& sharded, Device& device)
+      : spec_(spec), sharded_(sharded), device_(device) {}
+
+  Result<std::unique_ptr<LinearWeights>> Linear(const LinearRole& role,
+                                                const LinearScales& /*scales*/) override {
+    const Cut cut = PlanOf(spec_, sharded_.part, role.kind).cut;
+    if (cut == Cut::kNone) return Map(role, WholeModel(spec_), ShardFile::kEvery, 0, 1);
+    // q, k and v of one piece are followed by those of the next: they are put together one by one.
+    const int blocks = role.kind == LinearKind::kQkv && pieces() > 1 ? 3 : 1;
+    std::vector<std::unique_ptr<LinearWeights>> layers;
+    for (int block = 0; block < blocks; ++block) {
+      for (int piece = 0; piece < pieces(); ++piece) {
+        const int rank = sharded_.part.tensor_rank * pieces() + piece;
+        ASSIGN_OR_RETURN(const Part part, CutModel(spec_, {set().manifest().tensor_ranks, 1}, rank));
+        ASSIGN_OR_RETURN(auto layer, Map(role, part, rank, block, blocks));
+        layers.push_back(std::move(layer));
+      }
+    }
+    return device_.JoinLinear(std::move(layers), cut == Cut::kInputs ? JoinedBy::kInputs : JoinedBy::kOutputs);
+  }
+
+  Result<std::optional<LinearPeaks>> Peaks(const LinearRole& /*role*/) override { return std::nullopt; }
+
+  Result<AlignedBuffer> Table(const TableRole& role) override {
+    ASSIGN_OR_RETURN(const TensorView view, set().Find(ShardFile::kEvery, role.shard));
+    const std::int64_t count = role.rows * role.cols;
+    if (view.dtype != DType::kF32 || ElementCount(view.shape) != count) {
+      return Fail(ErrorCode::kCorrupt, "shard tensor \"{}\" is {} {}, config.json asks for {} f32", role.shard,
+                  ShapeString(view.shape), DTypeName(view.dtype), count);
+    }
+    ASSIGN_OR_RETURN(AlignedBuffer buffer, device_.Allocate(static_cast<std::size_t>(count) * sizeof(float)));
+    std::memcpy(buffer.data(), view.bytes.data(), view.bytes.size());
+    return buffer;
+  }
+
+ private:
+  const ShardSet& set() const { return *sharded_.set; }
+  int pieces() const { return set().manifest().tensor_ranks / sharded_.part.grid.tensor_ranks; }
+
+  // One of `blocks` equal runs of outputs of what rank `rank` of the set holds.
+  Result<std::unique_ptr<LinearWeights>> Map(const LinearRole& role, const Part& part, int rank, int block,
+                                             int blocks) {
+    ASSIGN_OR_RETURN(const TensorView view, set().Find(rank, ShardName(role)));
+    const LinearPlan plan = PlanOf(spec_, part, role.kind);
+    const std::int64_t rows = plan.out_features / blocks;
+    auto mapped = device_.MapLinear({.out_features = plan.out_features,
+                                     .in_features = plan.in_features,
+                                     .has_bias = plan.bias,
+                                     .dtype = sharded_.dtype,
+                                     .bytes = view.bytes,
+                                     .first_row = rows * block,
+                                     .rows = rows,
+                                     .owner = sharded_.set});
+    if (!mapped) return WithContext(std::move(mapped).error(), ShardName(role));
+    return mapped;
+  }
+
+  const ModelSpec& spec_;
+  const ShardedPart& sharded_;
+  Device& device_;
+};
+
+// All packed bytes of the part, as a step goes through them.
+Result<std::vector<std::span<const std::byte>>> PackedBytesOf(const ModelSpec& spec,
+                                                              const ShardedPart& sharded) {
+  std::vector<std::span<const std::byte>> all;
+  const int pieces = sharded.set->manifest().tensor_ranks / sharded.part.grid.tensor_ranks;
+  for (const LinearRole& role : RolesOf(spec, sharded.part)) {
+    const bool every = IsReplicated(spec, role);
+    for (int piece = 0; piece < (every ? 1 : pieces); ++piece) {
+      const int rank = every ? ShardFile::kEvery : sharded.part.tensor_rank * pieces + piece;
+      ASSIGN_OR_RETURN(const TensorView view, sharded.set->Find(rank, ShardName(role)));
+      all.push_back(view.bytes);
+    }
+  }
+  return all;
+}
+
+}  // namespace
+
+Status WriteShards(const ModelSpec& spec, Grid grid, const Checkpoint& checkpoint, const std::string& source,
+                   DType dtype, Device& device, const std::filesystem::path& directory,
+                   const ShardProgress& progress) {
+  return Sharder(spec, grid, checkpoint, dtype, device, progress).Run(source, directory);
+}
+
+Result<ShardedPart> OpenShards(const ModelSpec& spec, Grid grid, int rank, std::optional<DType> dtype,
+                               const Device& device, const std::filesystem::path& directory) {
+  ASSIGN_OR_RETURN(const ShardManifest manifest, ShardSet::ReadManifest(directory));
+  const auto set_dtype = DTypeFromName(manifest.dtype);
+  if (!set_dtype)
+    return Fail(ErrorCode::kCorrupt, "{}: dtype \"{}\"", directory.string(), manifest.dtype);
+  if (dtype && *dtype != *set_dtype) {
+    return Fail(ErrorCode::kInvalidArgument, "{} is a set of {} shards; --dtype {} needs `bloomery shard` again",
+                directory.string(), manifest.dtype, DTypeName(*dtype));
+  }
+  if (manifest.layout != device.PackedLayout()) {
+    return Fail(ErrorCode::kUnsupported, "{} is laid out as \"{}\", this device takes \"{}\"; shard the model again",
+                directory.string(), manifest.layout, device.PackedLayout());
+  }
+  if (manifest.tensor_ranks % grid.tensor_ranks != 0) {
+    return Fail(ErrorCode::kInvalidArgument, "{} was cut for --tp {}: --tp must divide that, {} does not",
+                directory.string(), manifest.tensor_ranks, grid.tensor_ranks);
+  }
+  ShardedPart sharded;
+  sharded.dtype = *set_dtype;
+  ASSIGN_OR_RETURN(sharded.part, CutModel(spec, grid, rank, manifest.tensor_ranks));
+  const int pieces = manifest.tensor_ranks / grid.tensor_ranks;
+  std::vector<int> ranks;
+  for (int piece = 0; piece < pieces; ++piece) ranks.push_back(sharded.part.tensor_rank * pieces + piece);
+  ASSIGN_OR_RETURN(sharded.set, ShardSet::Open(directory, ranks));
+  return sharded;
+}
+
+Result<ModelWeights> LoadShards(const ModelSpec& spec, const ShardedPart& sharded, Device& device,
+                                const LoadProgress& progress) {
+  ASSIGN_OR_RETURN(const auto bytes, PackedBytesOf(spec, sharded));
+  RETURN_IF_ERROR(ShardSet::Populate(bytes, device.threads(), [&](double fraction, std::string_view what) {
+    if (progress) progress(fraction, what);
+    return true;
+  }));
+  ShardSource source(spec, sharded, device);
+  return BuildWeights(spec, sharded.part, sharded.dtype, source, nullptr);
+}
+
+}  // namespace bloomery
