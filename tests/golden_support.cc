@@ -1,6 +1,7 @@
 #include "golden_support.h"
 
 #include <algorithm>
+#include <cmath>
 #include <cstring>
 
 #include "kernels/cpu_device.h"
@@ -97,7 +98,26 @@ std::unique_ptr<Device> MakeTestDevice(int threads) {
   return MakeCpuDevice({.threads = threads, .isa = std::nullopt}).value();
 }
 
-TestModel LoadTestModel(const std::filesystem::path& directory, DType dtype, int threads) {
+double LargestDifference(const std::vector<float>& a, const std::vector<float>& b) {
+  EXPECT_EQ(a.size(), b.size());
+  double largest = 0;
+  for (std::size_t i = 0; i < std::min(a.size(), b.size()); ++i)
+    largest = std::max(largest, std::abs(static_cast<double>(a[i]) - static_cast<double>(b[i])));
+  return largest;
+}
+
+double RelativeRms(const std::vector<float>& ours, const std::vector<float>& expected) {
+  double difference = 0;
+  double size = 0;
+  for (std::size_t i = 0; i < expected.size(); ++i) {
+    difference += std::pow(static_cast<double>(ours[i]) - static_cast<double>(expected[i]), 2);
+    size += std::pow(static_cast<double>(expected[i]), 2);
+  }
+  return std::sqrt(difference / size);
+}
+
+TestModel LoadTestModel(const std::filesystem::path& directory, DType dtype, int threads,
+                        std::unique_ptr<RankGroup> ranks) {
   TestModel model;
   model.device = MakeTestDevice(threads);
   LoadOptions options;
@@ -106,7 +126,7 @@ TestModel LoadTestModel(const std::filesystem::path& directory, DType dtype, int
   options.max_batch_size = 32;
   options.max_batch_tokens = 64;
   options.kv_cache_bytes = 64U << 20U;
-  auto loaded = LoadModel(options, *model.device, nullptr);
+  auto loaded = LoadModel(options, *model.device, nullptr, std::move(ranks));
   if (!loaded) {
     ADD_FAILURE() << loaded.error().ToString();
     throw std::runtime_error(loaded.error().message);

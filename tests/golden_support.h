@@ -46,7 +46,14 @@ struct TestModel {
   std::unique_ptr<Device> device;
   LoadedModel loaded;
 };
-TestModel LoadTestModel(const std::filesystem::path& directory, DType dtype, int threads = 2);
+// With `ranks`, the part of one of them; collective.
+TestModel LoadTestModel(const std::filesystem::path& directory, DType dtype, int threads = 2,
+                        std::unique_ptr<RankGroup> ranks = nullptr);
+
+double LargestDifference(const std::vector<float>& a, const std::vector<float>& b);
+
+// Root mean square of the difference, as a share of the expected values' own.
+double RelativeRms(const std::vector<float>& ours, const std::vector<float>& expected);
 
 // Collects what a request yields, and lets the test wait for its end.
 class CollectingSink final : public EventSink {

@@ -20,10 +20,9 @@ struct ShardFlags {
 
 // What is beside the weights and is needed to serve them: configuration, tokenizer, templates.
 Status CopySmallFiles(const fs::path& from, const fs::path& to) {
-  for (const char* name :
-       {"config.json", "generation_config.json", "architecture.json", "tokenizer.json", "tokenizer_config.json",
-        "special_tokens_map.json", "added_tokens.json", "vocab.json", "merges.txt", "chat_template.jinja",
-        "serving.properties"}) {
+  for (const char* name : {"config.json", "generation_config.json", "architecture.json", "tokenizer.json",
+                           "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json",
+                           "vocab.json", "merges.txt", "chat_template.jinja", "serving.properties"}) {
     std::error_code error;
     if (!fs::exists(from / name, error)) continue;
     fs::copy_file(from / name, to / name, fs::copy_options::overwrite_existing, error);
@@ -52,10 +51,10 @@ Status Shard(const ShardFlags& flags) {
   ASSIGN_OR_RETURN(const auto checkpoint, Checkpoint::Open(options.directory));
   ASSIGN_OR_RETURN(const auto device, MakeDevice(flags.model));
   const InterruptGuard guard;
-  const std::string source =
-      fmt::format("{}, {} tensors, {} bytes", options.name, checkpoint->names().size(), checkpoint->total_bytes());
-  const Status written = WriteShards(spec, flags.model.grid(), *checkpoint, source, dtype, *device, flags.output,
-                                     Progress());
+  const std::string source = fmt::format("{}, {} tensors, {} bytes", options.name, checkpoint->names().size(),
+                                         checkpoint->total_bytes());
+  const Status written =
+      WriteShards(spec, flags.model.grid(), *checkpoint, source, dtype, *device, flags.output, Progress());
   if (!written && written.error().code == ErrorCode::kCancelled) {
     fmt::print(stderr, "\nbloomery: {}\n", written.error().message);
     throw CLI::RuntimeError(kInterruptedStatus);
@@ -71,26 +70,29 @@ Status Shard(const ShardFlags& flags) {
 
 void AddShard(CLI::App& app) {
   auto flags = std::make_shared<ShardFlags>();
-  CLI::App* command = app.add_subcommand(
-      "shard", "Cut and pack a model into files that load at the speed of reading them");
+  CLI::App* command =
+      app.add_subcommand("shard", "Cut and pack a model into files that load at the speed of reading them");
   command
       ->add_option("model", flags->model.model,
                    "Model directory (Hugging Face layout); without one, the built-in demo model")
       ->option_text("[MODEL]");
   command->add_option("--output", flags->output, "Directory for the shards, made if it is not there")
       ->required();
-  command->add_option("--tp", flags->model.tensor_ranks, "Tensor ranks to cut for; loads at every divisor of it")
+  command
+      ->add_option("--tp", flags->model.tensor_ranks, "Tensor ranks to cut for; loads at every divisor of it")
       ->check(CLI::Range(1, 1024))
       ->capture_default_str();
   command->add_option("--pp", flags->model.stages, "Files for so many stages; loads at any number")
       ->check(CLI::Range(1, 1024))
       ->capture_default_str();
-  command->add_option("--dtype", flags->model.dtype, "auto (the checkpoint's own), f32, bf16, f16, int8 or int4")
+  command
+      ->add_option("--dtype", flags->model.dtype, "auto (the checkpoint's own), f32, bf16, f16, int8 or int4")
       ->capture_default_str();
   command->add_option("--threads", flags->model.threads, "Threads; 0: every core this process may use")
       ->check(CLI::Range(0, 1024))
       ->capture_default_str();
-  command->footer("Interrupted, the same command goes on where it was. Serve the result with `bloomery serve DIR`.");
+  command->footer(
+      "Interrupted, the same command goes on where it was. Serve the result with `bloomery serve DIR`.");
   command->callback([flags] { ExitOnError(Shard(*flags)); });
 }
 

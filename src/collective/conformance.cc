@@ -9,10 +9,13 @@
 namespace bloomery {
 namespace {
 
-// A value of rank `rank` at `i` in round `round`, of many sizes, so that the order of a sum shows in its bits.
+// A value of rank `rank` at `i` in round `round`, of many sizes, so that the order of a sum shows in its
+// bits.
 float Value(int rank, std::size_t i, int round) {
-  const auto mixed = static_cast<std::uint32_t>(rank * 7919 + round * 104729) + static_cast<std::uint32_t>(i) * 2654435761U;
-  return std::ldexp(1.0F + static_cast<float>(mixed % 1000) / 1000.0F, static_cast<int>(mixed / 1000 % 24) - 12) *
+  const auto mixed =
+      static_cast<std::uint32_t>(rank * 7919 + round * 104729) + static_cast<std::uint32_t>(i) * 2654435761U;
+  return std::ldexp(1.0F + static_cast<float>(mixed % 1000) / 1000.0F,
+                    static_cast<int>(mixed / 1000 % 24) - 12) *
          (mixed % 2 == 0 ? 1.0F : -1.0F);
 }
 
@@ -46,7 +49,8 @@ void CheckBroadcasts(Communicator& group) {
   for (const std::size_t size : {0UL, 1UL, 100UL, 300'000UL, 3'000'001UL}) {
     for (int root = 0; root < group.size(); ++root) {
       std::vector<std::byte> expected(size);
-      for (std::size_t i = 0; i < size; ++i) expected[i] = static_cast<std::byte>(i * 31 + static_cast<std::size_t>(root));
+      for (std::size_t i = 0; i < size; ++i)
+        expected[i] = static_cast<std::byte>(i * 31 + static_cast<std::size_t>(root));
       std::vector<std::byte> message = group.rank() == root ? expected : std::vector<std::byte>(7);
       ASSERT_TRUE(group.Broadcast(message, root));
       ASSERT_TRUE(message == expected) << size << " bytes from rank " << root;
@@ -62,7 +66,8 @@ void CheckGathers(Communicator& group) {
     ASSERT_TRUE(group.Gather(Values(group.rank(), count, round), all, root));
     for (int rank = 0; !all.empty() && rank < group.size(); ++rank) {
       const auto begin = all.begin() + static_cast<std::ptrdiff_t>(count) * rank;
-      ASSERT_TRUE(std::vector<float>(begin, begin + static_cast<std::ptrdiff_t>(count)) == Values(rank, count, round))
+      ASSERT_TRUE(std::vector<float>(begin, begin + static_cast<std::ptrdiff_t>(count)) ==
+                  Values(rank, count, round))
           << "of rank " << rank << ", " << count;
     }
     ++round;

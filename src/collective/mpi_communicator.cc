@@ -75,8 +75,8 @@ class MpiCommunicator final : public Communicator {
     // The same on every rank: a host either holds all of them or not.
     if (host_size != size_ || size_ > SharedSegment::kMaxRanks || size_ == 1) return {};
     void* base = nullptr;
-    RETURN_IF_ERROR(Check(MPI_Win_allocate_shared(sizeof(SharedSegment) + kAlignment, 1, MPI_INFO_NULL, group_,
-                                                  &base, &window_),
+    RETURN_IF_ERROR(Check(MPI_Win_allocate_shared(sizeof(SharedSegment) + kAlignment, 1, MPI_INFO_NULL,
+                                                  group_, &base, &window_),
                           "shared memory"));
     std::vector<SharedSegment*> segments;
     for (int rank = 0; rank < size_; ++rank) {
@@ -130,8 +130,9 @@ class MpiCommunicator final : public Communicator {
     RETURN_IF_ERROR(Await(request, "broadcast", /*may_sleep=*/true));
     message.resize(bytes);
     for (std::size_t done = 0; done < bytes; done += kMaxCount) {
-      RETURN_IF_ERROR(Check(
-          MPI_Ibcast(message.data() + done, Count(bytes - done), MPI_BYTE, root, group_, &request), "broadcast"));
+      RETURN_IF_ERROR(
+          Check(MPI_Ibcast(message.data() + done, Count(bytes - done), MPI_BYTE, root, group_, &request),
+                "broadcast"));
       RETURN_IF_ERROR(Await(request, "broadcast", /*may_sleep=*/false));
     }
     return {};
@@ -143,8 +144,8 @@ class MpiCommunicator final : public Communicator {
       return {};
     }
     MPI_Request request = MPI_REQUEST_NULL;
-    RETURN_IF_ERROR(Check(MPI_Igather(mine.data(), Count(mine.size()), MPI_FLOAT, all.data(), Count(mine.size()),
-                                      MPI_FLOAT, root, group_, &request),
+    RETURN_IF_ERROR(Check(MPI_Igather(mine.data(), Count(mine.size()), MPI_FLOAT, all.data(),
+                                      Count(mine.size()), MPI_FLOAT, root, group_, &request),
                           "gather"));
     return Await(request, "gather", /*may_sleep=*/false);
   }
@@ -224,8 +225,9 @@ Result<std::unique_ptr<Communicator>> MakeMpiCommunicator() {
 }
 
 Status AllReduceByMpi(std::span<float> data) {
-  return Check(MPI_Allreduce(MPI_IN_PLACE, data.data(), Count(data.size()), MPI_FLOAT, MPI_SUM, MPI_COMM_WORLD),
-               "allreduce");
+  return Check(
+      MPI_Allreduce(MPI_IN_PLACE, data.data(), Count(data.size()), MPI_FLOAT, MPI_SUM, MPI_COMM_WORLD),
+      "allreduce");
 }
 
 }  // namespace bloomery

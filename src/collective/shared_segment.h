@@ -1,13 +1,13 @@
 // Memory that the ranks of one host share, and how they sum, broadcast and gather through it. Left out: where
 // the memory comes from.
 //
-// Each rank owns a segment and writes in it alone (but for `sleepers` and `taken`); the others read. Counters only grow (release when written,
-// acquire when read), and two buffers are used in turns:
+// Each rank owns a segment and writes in it alone (but for `sleepers` and `taken`); the others read. Counters
+// only grow (release when written, acquire when read), and two buffers are used in turns:
 //
 //   rank:      write my buffer[n % 2] ▸ arrived = n ▸ wait until every rank's arrived ≥ n ▸ read all buffers
 //
-// A buffer is written again at n + 2, which a rank reaches only after all have arrived at n + 1, hence have read
-// what was there at n: one wait a call is enough.
+// A buffer is written again at n + 2, which a rank reaches only after all have arrived at n + 1, hence have
+// read what was there at n: one wait a call is enough.
 #pragma once
 
 #include <atomic>
@@ -23,7 +23,8 @@ struct SharedSegment {
   static constexpr std::size_t kBufferBytes = 256 * 1024;
 
   alignas(64) std::atomic<std::uint64_t> arrived{0};
-  // Broadcasts: the root's count of pieces, on which others sleep, and how far each rank has read every root's.
+  // Broadcasts: the root's count of pieces, on which others sleep, and how far each rank has read every
+  // root's.
   alignas(64) std::atomic<std::uint32_t> sent{0};
   alignas(64) std::atomic<std::uint32_t> sleepers{0};
   alignas(64) std::uint64_t message_bytes = 0;  // of the whole message

@@ -35,7 +35,7 @@ struct Group {
   int arrived = 0;
   std::uint64_t meetings = 0;
   std::map<std::pair<int, int>, std::deque<std::vector<float>>> messages;  // by sender and receiver
-  std::map<int, std::shared_ptr<Group>> split;                             // by colour, of the call in progress
+  std::map<int, std::shared_ptr<Group>> split;  // by colour, of the call in progress
 };
 
 class ThreadCommunicator final : public Communicator {
@@ -71,7 +71,8 @@ class ThreadCommunicator final : public Communicator {
       if (rank_ != root) return;
       assert(all.size() == mine.size() * static_cast<std::size_t>(size()));
       for (int rank = 0; rank < size(); ++rank)
-        std::copy_n(OfferOf<float>(rank), mine.size(), all.data() + static_cast<std::size_t>(rank) * mine.size());
+        std::copy_n(OfferOf<float>(rank), mine.size(),
+                    all.data() + static_cast<std::size_t>(rank) * mine.size());
     });
   }
 

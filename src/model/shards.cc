@@ -34,7 +34,8 @@ bool IsReplicated(const ModelSpec& spec, const LinearRole& role) {
 std::vector<TableRole> LayerTables(const ModelSpec& spec, std::int64_t layer) {
   const std::string prefix = LayerPrefix(spec, layer);
   const std::string shard = fmt::format("layers.{}.", layer);
-  std::vector<TableRole> tables = NormTables(spec, prefix + spec.names.attention_norm, shard + "attention_norm");
+  std::vector<TableRole> tables =
+      NormTables(spec, prefix + spec.names.attention_norm, shard + "attention_norm");
   for (TableRole& table : NormTables(spec, prefix + spec.names.ffn_norm, shard + "ffn_norm"))
     tables.push_back(std::move(table));
   return tables;
@@ -137,7 +138,8 @@ class Sharder {
       ASSIGN_OR_RETURN(const AlignedBuffer table, whole_source_->Table(role));
       RETURN_IF_ERROR(WriteTable(role.shard, table));
     }
-    for (const LinearKind kind : {LinearKind::kEmbed, LinearKind::kProjectIn, LinearKind::kProjectOut, LinearKind::kHead})
+    for (const LinearKind kind :
+         {LinearKind::kEmbed, LinearKind::kProjectIn, LinearKind::kProjectOut, LinearKind::kHead})
       RETURN_IF_ERROR(WriteLinear({kind}, {}));
     return {};
   }
@@ -151,8 +153,9 @@ class Sharder {
     // Factors come from the whole matrices, so that all parts share the norms.
     ASSIGN_OR_RETURN(const LayerBalance balance, BalanceLayer(spec_, *whole_source_, layer));
     const std::vector<TableRole> tables = LayerTables(spec_, layer);
-    const std::array<const AlignedBuffer*, 4> norms = {&balance.attention_norm.gain, &balance.attention_norm.bias,
-                                                       &balance.ffn_norm.gain, &balance.ffn_norm.bias};
+    const std::array<const AlignedBuffer*, 4> norms = {&balance.attention_norm.gain,
+                                                       &balance.attention_norm.bias, &balance.ffn_norm.gain,
+                                                       &balance.ffn_norm.bias};
     for (std::size_t i = 0; i < tables.size(); ++i) {
       if (!writer_->Has(kEveryRanksFile, tables[i].shard))
         RETURN_IF_ERROR(WriteTable(tables[i].shard, *norms[i]));
@@ -247,7 +250,8 @@ class ShardSource final : public WeightSource {
         layers.push_back(std::move(layer));
       }
     }
-    return device_.JoinLinear(std::move(layers), cut == Cut::kInputs ? JoinedBy::kInputs : JoinedBy::kOutputs);
+    return device_.JoinLinear(std::move(layers),
+                              cut == Cut::kInputs ? JoinedBy::kInputs : JoinedBy::kOutputs);
   }
 
   Result<std::optional<LinearPeaks>> Peaks(const LinearRole& /*role*/) override { return std::nullopt; }
@@ -256,8 +260,8 @@ class ShardSource final : public WeightSource {
     ASSIGN_OR_RETURN(const TensorView view, set().Find(ShardFile::kEvery, role.shard));
     const std::int64_t count = role.rows * role.cols;
     if (view.dtype != DType::kF32 || ElementCount(view.shape) != count) {
-      return Fail(ErrorCode::kCorrupt, "shard tensor \"{}\" is {} {}, config.json asks for {} f32", role.shard,
-                  ShapeString(view.shape), DTypeName(view.dtype), count);
+      return Fail(ErrorCode::kCorrupt, "shard tensor \"{}\" is {} {}, config.json asks for {} f32",
+                  role.shard, ShapeString(view.shape), DTypeName(view.dtype), count);
     }
     ASSIGN_OR_RETURN(AlignedBuffer buffer, device_.Allocate(static_cast<std::size_t>(count) * sizeof(float)));
     std::memcpy(buffer.data(), view.bytes.data(), view.bytes.size());
@@ -319,24 +323,33 @@ Result<ShardedPart> OpenShards(const ModelSpec& spec, Grid grid, int rank, std::
                                const Device& device, const std::filesystem::path& directory) {
   ASSIGN_OR_RETURN(const ShardManifest manifest, ShardSet::ReadManifest(directory));
   const auto set_dtype = DTypeFromName(manifest.dtype);
-  if (!set_dtype)
-    return Fail(ErrorCode::kCorrupt, "{}: dtype \"{}\"", directory.string(), manifest.dtype);
+  if (!set_dtype) return Fail(ErrorCode::kCorrupt, "{}: dtype \"{}\"", directory.string(), manifest.dtype);
   if (dtype && *dtype != *set_dtype) {
-    return Fail(ErrorCode::kInvalidArgument, "{} is a set of {} shards; --dtype {} needs `bloomery shard` again",
-                directory.string(), manifest.dtype, DTypeName(*dtype));
+    return Fail(ErrorCode::kInvalidArgument,
+                "{} is a set of {} shards; --dtype {} needs `bloomery shard` again", directory.string(),
+                manifest.dtype, DTypeName(*dtype));
   }
   if (manifest.layout != device.PackedLayout()) {
-    return Fail(ErrorCode::kUnsupported, "{} is laid out as \"{}\", this device takes \"{}\"; shard the model again",
+    return Fail(ErrorCode::kUnsupported,
+                "{} is laid out as \"{}\", this device takes \"{}\"; shard the model again",
                 directory.string(), manifest.layout, device.PackedLayout());
   }
   if (manifest.tensor_ranks % grid.tensor_ranks != 0) {
     return Fail(ErrorCode::kInvalidArgument, "{} was cut for --tp {}: --tp must divide that, {} does not",
                 directory.string(), manifest.tensor_ranks, grid.tensor_ranks);
   }
+  const int pieces = manifest.tensor_ranks / grid.tensor_ranks;
+  if (pieces > 1 && spec.hidden_size / manifest.tensor_ranks % Device::kRowStep != 0) {
+    return Fail(
+        ErrorCode::kUnsupported,
+        "{} was cut for --tp {} into {} features of q, k and v each, which join in steps of {} only: use "
+        "--tp {}, or shard the model for --tp {}",
+        directory.string(), manifest.tensor_ranks, spec.hidden_size / manifest.tensor_ranks, Device::kRowStep,
+        manifest.tensor_ranks, grid.tensor_ranks);
+  }
   ShardedPart sharded;
   sharded.dtype = *set_dtype;
   ASSIGN_OR_RETURN(sharded.part, CutModel(spec, grid, rank, manifest.tensor_ranks));
-  const int pieces = manifest.tensor_ranks / grid.tensor_ranks;
   std::vector<int> ranks;
   for (int piece = 0; piece < pieces; ++piece) ranks.push_back(sharded.part.tensor_rank * pieces + piece);
   ASSIGN_OR_RETURN(sharded.set, ShardSet::Open(directory, ranks));

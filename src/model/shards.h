@@ -1,5 +1,5 @@
-// A model as a set of shards (checkpoint/shard_set.h): cutting a checkpoint into one, and a rank's weights out
-// of one. Which tensor is in which file: docs/formats/shards.md.
+// A model as a set of shards (checkpoint/shard_set.h): cutting a checkpoint into one, and a rank's weights
+// out of one. Which tensor is in which file: docs/formats/shards.md.
 #pragma once
 
 #include <filesystem>
@@ -15,8 +15,8 @@
 namespace bloomery {
 
 // Packs `checkpoint` for `grid` into `directory`, a layer at a time, and verifies what was written. Goes on
-// where an earlier call was interrupted. `source`: what identifies the checkpoint. kCancelled where `progress`
-// says so.
+// where an earlier call was interrupted. `source`: what identifies the checkpoint. kCancelled where
+// `progress` says so.
 Status WriteShards(const ModelSpec& spec, Grid grid, const Checkpoint& checkpoint, const std::string& source,
                    DType dtype, Device& device, const std::filesystem::path& directory,
                    const ShardProgress& progress);

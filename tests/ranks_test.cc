@@ -1,0 +1,198 @@
+// A model cut over ranks against transformers' goldens: logits and generated tokens, at every grid, loaded from
+// the checkpoint and from shards. Ranks are threads here; tests/ranks/run starts real ones.
+#include <gtest/gtest.h>
+
+#include <functional>
+#include <iostream>
+#include <thread>
+
+#include "collective/thread_group.h"
+#include "engine/model_runner.h"
+#include "golden_support.h"
+#include "model/shards.h"
+
+namespace bloomery {
+namespace {
+
+// As golden_test's for one rank.
+constexpr double kF32Tolerance = 1e-4;
+constexpr double kI8Tolerance = 0.06;
+
+// Loads the model on every rank and gives rank 0's to `work`; the others follow.
+void OnRanks(const std::filesystem::path& directory, DType dtype, Grid grid,
+             const std::function<void(LoadedModel)>& work) {
+  auto world = MakeThreadGroup(grid.size());
+  std::vector<std::jthread> ranks;
+  for (int rank = 0; rank < grid.size(); ++rank) {
+    ranks.emplace_back([&, rank] {
+      auto group = MakeRankGroup(std::move(world[static_cast<std::size_t>(rank)]), grid);
+      ASSERT_TRUE(group);
+      TestModel model = LoadTestModel(directory, dtype, 1, *std::move(group));
+      if (rank == 0) {
+        work(std::move(model.loaded));
+        return;
+      }
+      LoadedModel& loaded = model.loaded;
+      EXPECT_TRUE(ModelRunner(*loaded.transformer, *loaded.kv_cache, loaded.ranks->world.get()).Follow());
+    });
+  }
+}
+
+std::vector<float> LogitsOf(ModelRunner& runner, std::span<const std::int32_t> tokens) {
+  std::vector<std::int32_t> blocks;
+  for (std::int32_t block = 0; block < 32; ++block) blocks.push_back(block);
+  const SequenceSlice slice{blocks.data(), 0, static_cast<std::int64_t>(tokens.size()), 0};
+  EXPECT_TRUE(runner.Forward(tokens, {&slice, 1}));
+  std::vector<float> all;
+  for (std::size_t begin = 0; begin < tokens.size(); begin += 16) {
+    std::vector<std::int32_t> rows;
+    for (std::size_t r = begin; r < std::min(begin + 16, tokens.size()); ++r)
+      rows.push_back(static_cast<std::int32_t>(r));
+    const auto logits = runner.Logits(rows).value();
+    all.insert(all.end(), logits.begin(), logits.end());
+  }
+  return all;
+}
+
+void ExpectGoldenLogits(const Golden& golden, LoadedModel model) {
+  ModelRunner runner(*model.transformer, *model.kv_cache, model.ranks->world.get());
+  const json::array& prompts = golden.cases.at("prompts").as_array();
+  for (std::size_t i = 0; i < prompts.size(); ++i) {
+    const std::vector<float> logits = LogitsOf(runner, Ids(prompts[i]));
+    EXPECT_LT(LargestDifference(logits, golden.Floats("logits." + std::to_string(i))), kF32Tolerance)
+        << "prompt " << i;
+  }
+}
+
+void ExpectGoldenTokens(const Golden& golden, LoadedModel model) {
+  Engine engine(std::move(model));
+  const json::array& cases = golden.cases.at("generate").as_array();
+  std::vector<std::shared_ptr<CollectingSink>> sinks;
+  for (const json::value& one : cases) {
+    GenerationRequest request;
+    request.id = sinks.size() + 1;
+    request.prompt = Ids(one.at("prompt"));
+    request.sampling = ParamsFrom(one.at("params").as_object());
+    sinks.push_back(std::make_shared<CollectingSink>());
+    engine.Submit(std::move(request), sinks.back());
+  }
+  for (std::size_t c = 0; c < cases.size(); ++c) {
+    sinks[c]->Wait();
+    ASSERT_FALSE(sinks[c]->error) << sinks[c]->error->ToString();
+    const json::array& expected = cases[c].at("sequences").as_array();
+    ASSERT_EQ(sinks[c]->sequences.size(), expected.size());
+    for (std::size_t i = 0; i < expected.size(); ++i)
+      EXPECT_EQ(sinks[c]->sequences[i].token_ids, Ids(expected[i])) << "case " << c << " sequence " << i;
+  }
+}
+
+class RanksTest : public testing::TestWithParam<std::string> {
+ protected:
+  std::filesystem::path directory() const { return ModelsDir() / GetParam(); }
+};
+
+// The smallest number of tensor ranks, above one, that the model can be cut over: 2, but for odd numbers of heads.
+// 1 where there is none.
+int TensorRanks(const ModelSpec& spec) {
+  for (int ranks = 2; ranks <= spec.heads; ++ranks) {
+    if (CutModel(spec, {ranks, 1}, 0)) return ranks;
+  }
+  return 1;
+}
+
+TEST_P(RanksTest, LogitsAndTokensEqualTransformers) {
+  const Golden golden = ReadGolden(GetParam());
+  const int tp = TensorRanks(LoadSpec(directory()).value());
+  for (const Grid grid : {Grid{tp, 1}, Grid{1, 2}, Grid{tp, 2}}) {
+    SCOPED_TRACE(testing::Message() << "--tp " << grid.tensor_ranks << " --pp " << grid.stages);
+    OnRanks(directory(), DType::kF32, grid,
+            [&golden](LoadedModel model) { ExpectGoldenLogits(golden, std::move(model)); });
+    OnRanks(directory(), DType::kF32, grid,
+            [&golden](LoadedModel model) { ExpectGoldenTokens(golden, std::move(model)); });
+  }
+}
+
+// A set cut for 4 ranks loads on 1, 2 and 4, and whatever its files' stages on any number of stages.
+TEST_P(RanksTest, ShardsLoadAtEveryDivisor) {
+  const ModelSpec spec = LoadSpec(directory()).value();
+  const int tp = TensorRanks(spec);
+  const Grid cut{CutModel(spec, {2 * tp, 1}, 0) ? 2 * tp : tp, 2};
+  // Heads that are too small to join: the set loads as it was cut.
+  const auto joins = [&](const Grid& grid) {
+    return grid.tensor_ranks == cut.tensor_ranks || spec.hidden_size / cut.tensor_ranks % Device::kRowStep == 0;
+  };
+  const auto checkpoint = Checkpoint::Open(directory()).value();
+  const auto device = MakeTestDevice(2);
+  const Golden golden = ReadGolden(GetParam());
+  std::string shards = (std::filesystem::temp_directory_path() / "ranks_test_XXXXXX").string();
+  ASSERT_NE(::mkdtemp(shards.data()), nullptr);
+  for (const DType dtype : {DType::kF32, DType::kI8}) {
+    const std::filesystem::path set = std::filesystem::path(shards) / DTypeName(dtype);
+    const Status written = WriteShards(spec, cut, *checkpoint, "golden", dtype, *device, set, nullptr);
+    ASSERT_TRUE(written) << written.error().message;
+    std::filesystem::copy(directory() / "config.json", set / "config.json");
+    for (const Grid grid : {Grid{1, 1}, Grid{tp, 1}, Grid{cut.tensor_ranks, 1}, Grid{1, 2}, Grid{tp, 2}}) {
+      if (!joins(grid)) {
+        EXPECT_EQ(OpenShards(spec, grid, 0, dtype, *device, set).error().code, ErrorCode::kUnsupported);
+        continue;
+      }
+      SCOPED_TRACE(testing::Message() << DTypeName(dtype) << " shards for --tp " << cut.tensor_ranks
+                                      << ", on --tp " << grid.tensor_ranks << " --pp " << grid.stages);
+      OnRanks(set, dtype, grid, [&](LoadedModel model) {
+        if (dtype == DType::kF32) return ExpectGoldenLogits(golden, std::move(model));
+        ModelRunner runner(*model.transformer, *model.kv_cache, model.ranks->world.get());
+        const json::array& prompts = golden.cases.at("prompts").as_array();
+        const std::vector<float> logits = LogitsOf(runner, Ids(prompts.back()));
+        EXPECT_LT(RelativeRms(logits, golden.Floats(fmt::format("logits.{}", prompts.size() - 1))), kI8Tolerance);
+      });
+    }
+  }
+  std::filesystem::remove_all(shards);
+}
+
+INSTANTIATE_TEST_SUITE_P(Models, RanksTest, testing::ValuesIn(GoldenModels()), [](const auto& model) {
+  std::string name = model.param;
+  std::replace(name.begin(), name.end(), '-', '_');
+  return name;
+});
+
+// A rank that is lost in the middle of a step ends the step on all, and the engine's requests with a reason.
+TEST(LostRankTest, EndsEveryRequestWithAnError) {
+  const std::string name = GoldenModels().front();
+  for (const std::int64_t call : {60, 61, 75, 100}) {
+    auto world = MakeThreadGroup(2, {.dying_rank = 1, .dies_at_call = call});
+    std::vector<std::jthread> ranks;
+    for (std::size_t rank = 0; rank < 2; ++rank) {
+      ranks.emplace_back([&, rank] {
+        auto group = MakeRankGroup(std::move(world[rank]), {2, 1});
+        ASSERT_TRUE(group);
+        TestModel model = LoadTestModel(ModelsDir() / name, DType::kF32, 1, *std::move(group));
+        LoadedModel& loaded = model.loaded;
+        if (rank == 1) {
+          const Status followed =
+              ModelRunner(*loaded.transformer, *loaded.kv_cache, loaded.ranks->world.get()).Follow();
+          EXPECT_FALSE(followed);
+          return;
+        }
+        int told = 0;
+        Engine engine(std::move(loaded), [&told](const Error& /*error*/) { ++told; });
+        for (int i = 0; i < 2; ++i) {  // one in progress, one after
+          GenerationRequest request;
+          request.id = static_cast<std::uint64_t>(i) + 1;
+          request.prompt = std::vector<std::int32_t>{5, 6, 7};
+          request.sampling.max_new_tokens = 200;
+          request.sampling.ignore_eos = true;
+          const auto sink = std::make_shared<CollectingSink>();
+          engine.Submit(std::move(request), sink);
+          sink->Wait();
+          ASSERT_TRUE(sink->error);
+          EXPECT_EQ(sink->error->code, ErrorCode::kUnavailable);
+        }
+        EXPECT_EQ(told, 1);
+      });
+    }
+  }
+}
+
+}  // namespace
+}  // namespace bloomery
