@@ -1,5 +1,5 @@
-// A model cut over ranks against transformers' goldens: logits and generated tokens, at every grid, loaded from
-// the checkpoint and from shards. Ranks are threads here; tests/ranks/run starts real ones.
+// A model cut over ranks against transformers' goldens: logits and generated tokens, at every grid, loaded
+// from the checkpoint and from shards. Ranks are threads here; tests/ranks/run starts real ones.
 #include <gtest/gtest.h>
 
 #include <functional>
@@ -91,8 +91,8 @@ class RanksTest : public testing::TestWithParam<std::string> {
   std::filesystem::path directory() const { return ModelsDir() / GetParam(); }
 };
 
-// The smallest number of tensor ranks, above one, that the model can be cut over: 2, but for odd numbers of heads.
-// 1 where there is none.
+// The smallest number of tensor ranks, above one, that the model can be cut over: 2, but for odd numbers of
+// heads. 1 where there is none.
 int TensorRanks(const ModelSpec& spec) {
   for (int ranks = 2; ranks <= spec.heads; ++ranks) {
     if (CutModel(spec, {ranks, 1}, 0)) return ranks;
@@ -119,7 +119,8 @@ TEST_P(RanksTest, ShardsLoadAtEveryDivisor) {
   const Grid cut{CutModel(spec, {2 * tp, 1}, 0) ? 2 * tp : tp, 2};
   // Heads that are too small to join: the set loads as it was cut.
   const auto joins = [&](const Grid& grid) {
-    return grid.tensor_ranks == cut.tensor_ranks || spec.hidden_size / cut.tensor_ranks % Device::kRowStep == 0;
+    return grid.tensor_ranks == cut.tensor_ranks ||
+           spec.hidden_size / cut.tensor_ranks % Device::kRowStep == 0;
   };
   const auto checkpoint = Checkpoint::Open(directory()).value();
   const auto device = MakeTestDevice(2);
@@ -143,7 +144,8 @@ TEST_P(RanksTest, ShardsLoadAtEveryDivisor) {
         ModelRunner runner(*model.transformer, *model.kv_cache, model.ranks->world.get());
         const json::array& prompts = golden.cases.at("prompts").as_array();
         const std::vector<float> logits = LogitsOf(runner, Ids(prompts.back()));
-        EXPECT_LT(RelativeRms(logits, golden.Floats(fmt::format("logits.{}", prompts.size() - 1))), kI8Tolerance);
+        EXPECT_LT(RelativeRms(logits, golden.Floats(fmt::format("logits.{}", prompts.size() - 1))),
+                  kI8Tolerance);
       });
     }
   }

@@ -13,6 +13,7 @@
 #include "base/system.h"
 #include "collective/mpi_communicator.h"
 #include "engine/model_runner.h"
+#include "model/shards.h"
 
 namespace bloomery {
 namespace {
@@ -53,8 +54,22 @@ Result<std::vector<std::string>> MpirunCommand(const ModelFlags& flags,
   return all;
 }
 
+Status CheckGrid(const ModelFlags& flags, const LoadOptions& options) {
+  ASSIGN_OR_RETURN(const ModelSpec spec,
+                   options.shape.empty() ? LoadSpec(options.directory) : NamedShape(options.shape));
+  if (options.shape.empty() && ShardSet::Exists(options.directory)) {
+    ASSIGN_OR_RETURN(const auto device, MakeDevice(flags));
+    RETURN_IF_ERROR(OpenShards(spec, flags.grid(), 0, options.dtype, *device, options.directory));
+    return {};
+  }
+  RETURN_IF_ERROR(CutModel(spec, flags.grid(), 0));
+  return {};
+}
+
 Status StartRanks(const ModelFlags& flags) {
   if (flags.grid().size() == 1 || StartedByMpirun()) return {};
+  ASSIGN_OR_RETURN(const LoadOptions options, ToLoadOptions(flags));
+  RETURN_IF_ERROR(CheckGrid(flags, options));
   ASSIGN_OR_RETURN(const std::vector<std::string> command, MpirunCommand(flags, OwnCommand()));
   AllowMpirunAsRoot();
   std::vector<char*> argv;

@@ -16,6 +16,10 @@ namespace bloomery {
 Result<std::vector<std::string>> MpirunCommand(const ModelFlags& flags,
                                                const std::vector<std::string>& command);
 
+// Says now, once and with what would do, what every rank would say later: a grid that the model cannot be cut
+// for, or that a set of shards does not have.
+Status CheckGrid(const ModelFlags& flags, const LoadOptions& options);
+
 // Where the flags ask for several ranks and this process is not one of them: replaces it by mpirun with this
 // program on every rank. Returns where there is nothing to start, or with the reason why mpirun cannot be.
 Status StartRanks(const ModelFlags& flags);

@@ -77,7 +77,7 @@ Status Serve(const ServeFlags& flags) {
   ASSIGN_OR_RETURN(LoadOptions options, ToLoadOptions(flags.model));
   if (!flags.model.shape.empty()) options.name = flags.model.shape;
   // A directory that cannot be a model is said at once, not by a server that comes up and fails.
-  if (flags.model.shape.empty()) RETURN_IF_ERROR(LoadSpec(options.directory));
+  RETURN_IF_ERROR(CheckGrid(flags.model, options));
   ASSIGN_OR_RETURN(ServerOptions server_options, ToServerOptions(flags));
   asio::io_context io(1);
   // The engine process leaves our process group; it is ended by us or by our death (PR_SET_PDEATHSIG).
