@@ -285,8 +285,10 @@ Result<std::shared_ptr<const ShardSet>> ShardSet::Open(const fs::path& directory
       continue;
     ASSIGN_OR_RETURN(auto map, MappedFile::Open(directory / file.name));
     ASSIGN_OR_RETURN(const TensorMap tensors, ParseSafetensors(*map));
-    for (const auto& [name, view] : tensors) set->tensors_.emplace(std::pair(file.tensor_rank, name), view);
+    for (const auto& [name, view] : tensors)
+      set->tensors_.emplace(std::pair(file.tensor_rank, name), Entry{view, set->files_.size()});
     set->files_.push_back(std::move(map));
+    set->paths_.push_back(directory / file.name);
   }
   return set;
 }
@@ -297,7 +299,13 @@ Result<TensorView> ShardSet::Find(int tensor_rank, const std::string& name) cons
     return Fail(ErrorCode::kCorrupt, "{}: no tensor \"{}\" {}; shard the model again", directory_, name,
                 tensor_rank == ShardFile::kEvery ? "for every rank" : fmt::format("of rank {}", tensor_rank));
   }
-  return found->second;
+  return found->second.view;
+}
+
+FileRange ShardSet::RangeOf(int tensor_rank, const std::string& name) const {
+  const Entry& entry = tensors_.at({tensor_rank, name});
+  const auto offset = entry.view.bytes.data() - files_[entry.file]->bytes().data();
+  return {entry.file, static_cast<std::uint64_t>(offset), entry.view.bytes.size()};
 }
 
 Status ShardSet::Populate(std::span<const std::span<const std::byte>> tensors, int threads,

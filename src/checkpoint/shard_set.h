@@ -15,6 +15,7 @@
 #include <vector>
 
 #include "base/mapped_file.h"
+#include "base/read_ahead.h"
 #include "base/result.h"
 #include "base/unique_fd.h"
 #include "checkpoint/tensor_map.h"
@@ -112,6 +113,10 @@ class ShardSet {
   // kCorrupt where it is not there. `tensor_rank`: kEvery for what every rank reads.
   Result<TensorView> Find(int tensor_rank, const std::string& name) const;
 
+  // Where a tensor that Find knows lies in its file, of paths().
+  FileRange RangeOf(int tensor_rank, const std::string& name) const;
+  const std::vector<std::filesystem::path>& paths() const { return paths_; }
+
   // Brings the bytes of these tensors into memory with several threads, in the order given: from then on no
   // step waits for the disk. kCorrupt where a file has been cut short meanwhile.
   static Status Populate(std::span<const std::span<const std::byte>> tensors, int threads,
@@ -122,8 +127,13 @@ class ShardSet {
 
   std::string directory_;
   ShardManifest manifest_;
-  std::vector<std::shared_ptr<const MappedFile>> files_;
-  std::map<std::pair<int, std::string>, TensorView> tensors_;
+  std::vector<std::filesystem::path> paths_;
+  std::vector<std::shared_ptr<const MappedFile>> files_;  // by path
+  struct Entry {
+    TensorView view;
+    std::size_t file = 0;
+  };
+  std::map<std::pair<int, std::string>, Entry> tensors_;
 };
 
 }  // namespace bloomery

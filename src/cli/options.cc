@@ -6,6 +6,7 @@
 #include <cmath>
 #include <cstdlib>
 
+#include "base/system.h"
 #include "kernels/cpu_device.h"
 
 namespace bloomery {
@@ -17,6 +18,27 @@ Result<std::optional<DType>> DTypeFlag(const std::string& name) {
   if (!dtype)
     return Fail(ErrorCode::kInvalidArgument, "--dtype {}: expected auto, f32, bf16, f16, int8 or int4", name);
   return dtype;
+}
+
+Result<std::optional<Placement>> PlacementFlags(const ModelFlags& flags) {
+  if (flags.placement != "auto" && !flags.max_memory.empty())
+    return Fail(ErrorCode::kInvalidArgument, "--max-memory goes with --placement auto");
+  if (flags.placement == "memory") return std::nullopt;
+  if (!ShardSet::Exists(flags.model)) {
+    return Fail(
+        ErrorCode::kInvalidArgument,
+        "--placement {} needs packed weights: make them with `bloomery shard`, and name their directory",
+        flags.placement);
+  }
+  Placement placement;
+  placement.layers_on_disk = flags.placement == "disk";
+  if (!flags.max_memory.empty()) {
+    ASSIGN_OR_RETURN(placement.memory_bytes, ParseBytes(flags.max_memory));
+  } else if (flags.placement == "auto") {
+    placement.memory_bytes =
+        AvailableMemoryBytes() / 10 * 9 / static_cast<std::uint64_t>(flags.grid().size());
+  }
+  return placement;
 }
 
 }  // namespace
@@ -42,6 +64,17 @@ void AddModelFlags(CLI::App& command, ModelFlags& flags, bool with_shapes) {
       ->capture_default_str();
   command.add_option("--kv-dtype", flags.kv_dtype, "KV cache: auto, f32, bf16, f16 or int8")
       ->capture_default_str();
+  command
+      .add_option(
+          "--placement", flags.placement,
+          "Of shards: memory: all weights, or fail; auto: layers beyond --max-memory are read from disk in "
+          "every step; disk: all layers")
+      ->check(CLI::IsMember({"memory", "auto", "disk"}))
+      ->capture_default_str();
+  command.add_option(
+      "--max-memory", flags.max_memory,
+      "With --placement auto: memory for the weights of each rank, such as 12GiB; default: nine "
+      "tenths of what is free, shared by the ranks");
   command.add_option("--threads", flags.threads, "Compute threads of each rank; 0: every core it may use")
       ->check(CLI::Range(0, 1024))
       ->capture_default_str();
@@ -123,6 +156,7 @@ Result<LoadOptions> ToLoadOptions(const ModelFlags& flags) {
   if (!flags.kv_cache_memory.empty()) {
     ASSIGN_OR_RETURN(options.kv_cache_bytes, ParseBytes(flags.kv_cache_memory));
   }
+  ASSIGN_OR_RETURN(options.placement, PlacementFlags(flags));
   options.max_context_tokens = flags.max_context_tokens;
   options.max_batch_tokens = flags.max_batch_tokens;
   options.max_prefill_tokens = flags.max_prefill_tokens;

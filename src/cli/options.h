@@ -20,7 +20,9 @@ struct ModelFlags {
   std::string load_format = "auto";
   std::string dtype = "auto";
   std::string kv_dtype = "auto";
-  int threads = 0;  // of each rank
+  std::string placement = "memory";
+  std::string max_memory;  // of weights, for each rank; "8GiB"
+  int threads = 0;         // of each rank
   int tensor_ranks = 1;
   int stages = 1;
   std::string hostfile;                  // Open MPI's; empty: this host

@@ -52,6 +52,8 @@ Result<std::vector<std::string>> WorkerCommand(const ServeFlags& flags, const Lo
   command.insert(command.end(), {"--max-queued-tokens", std::to_string(m.max_queued_tokens),
                                  "--speculative-tokens", std::to_string(m.speculative_tokens)});
   if (m.no_prefix_cache) command.push_back("--no-prefix-cache");
+  command.insert(command.end(), {"--placement", m.placement});
+  if (!m.max_memory.empty()) command.insert(command.end(), {"--max-memory", m.max_memory});
   if (!m.kv_cache_memory.empty()) command.insert(command.end(), {"--kv-cache-memory", m.kv_cache_memory});
   const Grid grid = m.grid();
   if (grid.size() == 1) return command;

@@ -7,7 +7,6 @@
 #include "base/system.h"
 #include "checkpoint/checkpoint.h"
 #include "engine/scheduler.h"
-#include "model/shards.h"
 
 namespace bloomery {
 namespace {
@@ -22,8 +21,8 @@ Status CheckMemory(const ModelSpec& spec, const Part& part, DType dtype, const D
   if (needed <= available) return {};
   return Fail(ErrorCode::kOutOfMemory,
               "the weights in {} take {:.1f} GiB and {:.1f} GiB of memory are free: {:.1f} GiB are missing; "
-              "try a smaller --dtype (int8, int4), a "
-              "smaller model, or a larger machine",
+              "try a smaller --dtype (int8, int4), "
+              "`bloomery shard` and --placement auto (layers from disk), or a larger machine",
               DTypeName(dtype), static_cast<double>(needed) / kGiB, static_cast<double>(available) / kGiB,
               static_cast<double>(needed - available) / kGiB);
 }
@@ -69,7 +68,8 @@ Result<ModelWeights> Weights(const LoadOptions& options, const ModelSpec& spec, 
   if (options.shape.empty() && ShardSet::Exists(options.directory)) {
     ASSIGN_OR_RETURN(const ShardedPart sharded,
                      OpenShards(spec, grid, rank, options.dtype, device, options.directory));
-    return LoadShards(spec, sharded, device, progress);
+    if (!options.placement) RETURN_IF_ERROR(CheckMemory(spec, sharded.part, sharded.dtype, device));
+    return LoadShards(spec, sharded, device, options.placement.value_or(Placement()), progress);
   }
   ASSIGN_OR_RETURN(const Part part, CutModel(spec, grid, rank));
   const DType dtype = ResolveDType(options.dtype, spec);

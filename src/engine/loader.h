@@ -11,6 +11,7 @@
 #include "base/result.h"
 #include "engine/rank_group.h"
 #include "engine/request.h"
+#include "model/shards.h"
 #include "model/transformer.h"
 #include "tokenizer/tokenizer.h"
 
@@ -21,7 +22,8 @@ struct LoadOptions {
   std::string shape;                // … or a named shape with random weights, where this is not empty
   std::string name;                 // what the model calls itself; the directory's or shape's name by default
   std::optional<DType> dtype;       // absent ("auto"): the checkpoint's own
-  std::optional<DType> kv_dtype;    // absent: f32 for f32 weights, bf16 for bf16, f16 otherwise
+  std::optional<Placement> placement;  // of a set of shards; absent: all in memory, or loading fails
+  std::optional<DType> kv_dtype;       // absent: f32 for f32 weights, bf16 for bf16, f16 otherwise
   std::uint64_t kv_cache_bytes =
       0;  // 0: room for every sequence at full context, within half of the free memory
   std::int64_t max_context_tokens = 0;  // 0: what the model was made for

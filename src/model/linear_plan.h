@@ -16,6 +16,7 @@ enum class LinearKind : std::uint8_t {
   kHead,   // the embedding's tensor where it is tied
   kProjectIn,
   kProjectOut,
+  // From here on: one in each layer.
   kQkv,  // outputs in the order q | k | v, whatever the checkpoint's
   kAttentionOut,
   kFfnUp,

@@ -4,8 +4,11 @@
 
 #include <algorithm>
 #include <cstring>
+#include <functional>
+#include <iterator>
 #include <utility>
 
+#include "model/layer_stream.h"
 #include "model/linear_plan.h"
 #include "model/weight_source.h"
 
@@ -13,6 +16,8 @@ namespace bloomery {
 namespace {
 
 constexpr const char* kEveryRanksFile = "every-rank.safetensors";
+// Layers of a stream that are in memory at a time: one computed, the others being read.
+constexpr std::size_t kStreamSlots = 3;
 
 std::string FileOf(const Part& part) {
   return fmt::format("rank-{}-of-{}.stage-{}-of-{}.safetensors", part.tensor_rank, part.grid.tensor_ranks,
@@ -232,8 +237,21 @@ class Sharder {
 // A rank takes the pieces of one or several ranks of the set.
 class ShardSource final : public WeightSource {
  public:
-  ShardSource(const ModelSpec& spec, const ShardedPart& sharded, Device& device)
-      : spec_(spec), sharded_(sharded), device_(device) {}
+  // The bytes of a tensor of the set.
+  using BytesOf = std::function<Result<std::span<const std::byte>>(int rank, const std::string& name)>;
+
+  // `streams`: by layer of the part.
+  ShardSource(const ModelSpec& spec, const ShardedPart& sharded, Device& device, std::vector<bool> streams,
+              BytesOf bytes_of)
+      : spec_(spec),
+        sharded_(sharded),
+        device_(device),
+        streams_(std::move(streams)),
+        bytes_of_(std::move(bytes_of)) {}
+
+  bool Streams(std::int64_t layer) const override {
+    return streams_[static_cast<std::size_t>(layer - sharded_.part.layers.begin)];
+  }
 
   Result<std::unique_ptr<LinearWeights>> Linear(const LinearRole& role,
                                                 const LinearScales& /*scales*/) override {
@@ -275,14 +293,14 @@ class ShardSource final : public WeightSource {
   // One of `blocks` equal runs of outputs of what rank `rank` of the set holds.
   Result<std::unique_ptr<LinearWeights>> Map(const LinearRole& role, const Part& part, int rank, int block,
                                              int blocks) {
-    ASSIGN_OR_RETURN(const TensorView view, set().Find(rank, ShardName(role)));
+    ASSIGN_OR_RETURN(const std::span<const std::byte> bytes, bytes_of_(rank, ShardName(role)));
     const LinearPlan plan = PlanOf(spec_, part, role.kind);
     const std::int64_t rows = plan.out_features / blocks;
     auto mapped = device_.MapLinear({.out_features = plan.out_features,
                                      .in_features = plan.in_features,
                                      .has_bias = plan.bias,
                                      .dtype = sharded_.dtype,
-                                     .bytes = view.bytes,
+                                     .bytes = bytes,
                                      .first_row = rows * block,
                                      .rows = rows,
                                      .owner = sharded_.set});
@@ -293,22 +311,116 @@ class ShardSource final : public WeightSource {
   const ModelSpec& spec_;
   const ShardedPart& sharded_;
   Device& device_;
+  const std::vector<bool> streams_;
+  const BytesOf bytes_of_;
 };
 
-// All packed bytes of the part, as a step goes through them.
-Result<std::vector<std::span<const std::byte>>> PackedBytesOf(const ModelSpec& spec,
-                                                              const ShardedPart& sharded) {
-  std::vector<std::span<const std::byte>> all;
-  const int pieces = sharded.set->manifest().tensor_ranks / sharded.part.grid.tensor_ranks;
-  for (const LinearRole& role : RolesOf(spec, sharded.part)) {
-    const bool every = IsReplicated(spec, role);
-    for (int piece = 0; piece < (every ? 1 : pieces); ++piece) {
-      const int rank = every ? ShardFile::kEvery : sharded.part.tensor_rank * pieces + piece;
-      ASSIGN_OR_RETURN(const TensorView view, sharded.set->Find(rank, ShardName(role)));
-      all.push_back(view.bytes);
-    }
+// A packed tensor of the set.
+struct PackedTensor {
+  int rank = 0;
+  std::string name;
+  std::span<const std::byte> bytes;
+};
+
+// What a part has of a linear layer.
+Result<std::vector<PackedTensor>> TensorsOf(const ModelSpec& spec, const ShardedPart& sharded,
+                                            const LinearRole& role) {
+  std::vector<PackedTensor> tensors;
+  const bool every = IsReplicated(spec, role);
+  const int pieces = every ? 1 : sharded.set->manifest().tensor_ranks / sharded.part.grid.tensor_ranks;
+  for (int piece = 0; piece < pieces; ++piece) {
+    const int rank = every ? ShardFile::kEvery : sharded.part.tensor_rank * pieces + piece;
+    ASSIGN_OR_RETURN(const TensorView view, sharded.set->Find(rank, ShardName(role)));
+    tensors.push_back({rank, ShardName(role), view.bytes});
+  }
+  return tensors;
+}
+
+Result<std::vector<PackedTensor>> TensorsOfLayer(const ModelSpec& spec, const ShardedPart& sharded,
+                                                 std::int64_t layer) {
+  std::vector<PackedTensor> all;
+  for (const LinearKind kind :
+       {LinearKind::kQkv, LinearKind::kAttentionOut, LinearKind::kFfnUp, LinearKind::kFfnDown}) {
+    ASSIGN_OR_RETURN(std::vector<PackedTensor> tensors, TensorsOf(spec, sharded, {kind, layer}));
+    std::move(tensors.begin(), tensors.end(), std::back_inserter(all));
   }
   return all;
+}
+
+std::uint64_t TotalBytes(std::span<const PackedTensor> tensors) {
+  std::uint64_t bytes = 0;
+  for (const PackedTensor& tensor : tensors) bytes += tensor.bytes.size();
+  return bytes;
+}
+
+// Which layers are streamed: spread evenly, so that the disk works while the layers between are computed.
+Result<std::vector<bool>> ChooseStreams(const ModelSpec& spec, const ShardedPart& sharded,
+                                        const Placement& placement) {
+  const std::int64_t layers = sharded.part.layers.size;
+  std::uint64_t always = 0;
+  for (const LinearRole& role : RolesOf(spec, sharded.part)) {
+    if (role.kind >= LinearKind::kQkv) continue;
+    ASSIGN_OR_RETURN(const std::vector<PackedTensor> tensors, TensorsOf(spec, sharded, role));
+    always += TotalBytes(tensors);
+  }
+  ASSIGN_OR_RETURN(const auto first, TensorsOfLayer(spec, sharded, sharded.part.layers.begin));
+  const std::uint64_t layer_bytes = TotalBytes(first);
+  const auto all = static_cast<std::uint64_t>(layers) * layer_bytes;
+  std::vector<bool> streams(static_cast<std::size_t>(layers), placement.layers_on_disk);
+  if (placement.layers_on_disk) return streams;
+  if (placement.memory_bytes >= always && placement.memory_bytes - always >= all) return streams;
+  const std::uint64_t needed = always + kStreamSlots * layer_bytes;
+  if (placement.memory_bytes < needed) {
+    return Fail(
+        ErrorCode::kOutOfMemory,
+        "{} bytes are too few: embeddings, head and the layers in flight take {}; raise --max-memory or "
+        "cut the model over more ranks",
+        placement.memory_bytes, needed);
+  }
+  const auto stay = static_cast<std::int64_t>((placement.memory_bytes - needed) / layer_bytes);
+  const std::int64_t go = std::max<std::int64_t>(layers - stay, 1);
+  for (std::int64_t i = 0; i < layers; ++i)
+    streams[static_cast<std::size_t>(i)] = (i + 1) * go / layers > i * go / layers;
+  return streams;
+}
+
+// Slots with the linears that lie in them. All layers are of the same sizes: those of one name the places.
+Result<std::unique_ptr<LayerStream>> MakeStream(const ModelSpec& spec, const ShardedPart& sharded,
+                                                Device& device, const std::vector<bool>& streams) {
+  std::vector<std::vector<FileRange>> items;
+  std::vector<PackedTensor> places;
+  std::uint64_t bytes_per_pass = 0;
+  for (std::int64_t i = 0; i < sharded.part.layers.size; ++i) {
+    if (!streams[static_cast<std::size_t>(i)]) continue;
+    ASSIGN_OR_RETURN(places, TensorsOfLayer(spec, sharded, sharded.part.layers.begin + i));
+    std::vector<FileRange>& ranges = items.emplace_back();
+    for (const PackedTensor& tensor : places)
+      ranges.push_back(sharded.set->RangeOf(tensor.rank, tensor.name));
+    bytes_per_pass += TotalBytes(places);
+  }
+  std::int64_t last = sharded.part.layers.end() - 1;
+  while (!streams[static_cast<std::size_t>(last - sharded.part.layers.begin)]) --last;
+  std::vector<AlignedBuffer> memory;
+  std::vector<LayerLinears> linears;
+  for (std::size_t slot = 0; slot < kStreamSlots; ++slot) {
+    ASSIGN_OR_RETURN(AlignedBuffer buffer, device.Allocate(TotalBytes(places)));
+    const auto in_slot = [&](int rank, const std::string& name) -> Result<std::span<const std::byte>> {
+      std::uint64_t at = 0;
+      for (const PackedTensor& place : places) {
+        if (place.rank == rank && place.name == name)
+          return std::span<const std::byte>(buffer.data() + at, place.bytes.size());
+        at += place.bytes.size();
+      }
+      return Fail(ErrorCode::kInternal, "{} is not streamed", name);
+    };
+    ShardSource source(spec, sharded, device, streams, in_slot);
+    ASSIGN_OR_RETURN(LayerLinears of_slot, BuildLinears(source, last, {}));
+    linears.push_back(std::move(of_slot));
+    memory.push_back(std::move(buffer));
+  }
+  auto stream = std::make_unique<LayerStream>(std::move(memory), std::move(linears), streams, bytes_per_pass);
+  RETURN_IF_ERROR(stream->Start(sharded.set->paths(), std::move(items)));
+  return stream;
 }
 
 }  // namespace
@@ -357,14 +469,30 @@ Result<ShardedPart> OpenShards(const ModelSpec& spec, Grid grid, int rank, std::
 }
 
 Result<ModelWeights> LoadShards(const ModelSpec& spec, const ShardedPart& sharded, Device& device,
-                                const LoadProgress& progress) {
-  ASSIGN_OR_RETURN(const auto bytes, PackedBytesOf(spec, sharded));
+                                const Placement& placement, const LoadProgress& progress) {
+  ASSIGN_OR_RETURN(const std::vector<bool> streams, ChooseStreams(spec, sharded, placement));
+  std::vector<std::span<const std::byte>> bytes;  // as a step goes through them
+  for (const LinearRole& role : RolesOf(spec, sharded.part)) {
+    if (role.kind >= LinearKind::kQkv &&
+        streams[static_cast<std::size_t>(role.layer - sharded.part.layers.begin)])
+      continue;
+    ASSIGN_OR_RETURN(const std::vector<PackedTensor> tensors, TensorsOf(spec, sharded, role));
+    for (const PackedTensor& tensor : tensors) bytes.push_back(tensor.bytes);
+  }
   RETURN_IF_ERROR(ShardSet::Populate(bytes, device.threads(), [&](double fraction, std::string_view what) {
     if (progress) progress(fraction, what);
     return true;
   }));
-  ShardSource source(spec, sharded, device);
-  return BuildWeights(spec, sharded.part, sharded.dtype, source, nullptr);
+  const auto in_file = [&](int rank, const std::string& name) -> Result<std::span<const std::byte>> {
+    ASSIGN_OR_RETURN(const TensorView view, sharded.set->Find(rank, name));
+    return view.bytes;
+  };
+  ShardSource source(spec, sharded, device, streams, in_file);
+  ASSIGN_OR_RETURN(ModelWeights weights, BuildWeights(spec, sharded.part, sharded.dtype, source, nullptr));
+  if (std::find(streams.begin(), streams.end(), true) != streams.end()) {
+    ASSIGN_OR_RETURN(weights.stream, MakeStream(spec, sharded, device, streams));
+  }
+  return weights;
 }
 
 }  // namespace bloomery

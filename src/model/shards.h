@@ -3,6 +3,8 @@
 #pragma once
 
 #include <filesystem>
+#include <limits>
+#include <optional>
 #include <string>
 
 #include "base/result.h"
@@ -21,6 +23,13 @@ Status WriteShards(const ModelSpec& spec, Grid grid, const Checkpoint& checkpoin
                    DType dtype, Device& device, const std::filesystem::path& directory,
                    const ShardProgress& progress);
 
+// Where weights are kept: in memory as far as `memory_bytes` go, the other layers on disk, from where every
+// step reads them.
+struct Placement {
+  std::uint64_t memory_bytes = std::numeric_limits<std::uint64_t>::max();
+  bool layers_on_disk = false;  // all of them
+};
+
 // What a rank needs from a set: its own files, mapped. kInvalidArgument where the set was cut for a number of
 // tensor ranks that is no multiple of the grid's, or is of another dtype or layout.
 struct ShardedPart {
@@ -31,8 +40,9 @@ struct ShardedPart {
 Result<ShardedPart> OpenShards(const ModelSpec& spec, Grid grid, int rank, std::optional<DType> dtype,
                                const Device& device, const std::filesystem::path& directory);
 
-// Maps, and reads ahead on every thread: nothing is converted or copied but norms and positions.
+// Maps, and reads ahead on every thread: nothing is converted or copied but norms and positions. kOutOfMemory
+// where not even the layers that are always needed have room.
 Result<ModelWeights> LoadShards(const ModelSpec& spec, const ShardedPart& sharded, Device& device,
-                                const LoadProgress& progress);
+                                const Placement& placement, const LoadProgress& progress);
 
 }  // namespace bloomery

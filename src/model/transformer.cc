@@ -5,6 +5,8 @@
 #include <cmath>
 #include <cstring>
 
+#include "model/layer_stream.h"
+
 namespace bloomery {
 namespace {
 
@@ -99,8 +101,15 @@ Status Transformer::ForwardRows(std::span<const std::int32_t> tokens, std::span<
     RETURN_IF_ERROR(peers_.pipeline->Receive(activations, part().stage - 1));
   }
   for (std::size_t i = 0; i < weights_.layers.size(); ++i) {
-    RETURN_IF_ERROR(AttentionBlock(weights_.layers[i], static_cast<int>(i), x, rows, local, cache));
-    RETURN_IF_ERROR(FfnBlock(weights_.layers[i], x, rows));
+    const LayerWeights& layer = weights_.layers[i];
+    const bool streams = weights_.stream && weights_.stream->Streams(i);
+    const LayerLinears* linears = &layer.linears;
+    if (streams) {
+      ASSIGN_OR_RETURN(linears, weights_.stream->Acquire());
+    }
+    RETURN_IF_ERROR(AttentionBlock(layer, *linears, static_cast<int>(i), x, rows, local, cache));
+    RETURN_IF_ERROR(FfnBlock(layer, *linears, x, rows));
+    if (streams) weights_.stream->Release();
   }
   return part().last_stage() ? Status() : peers_.pipeline->Send(activations, part().stage + 1);
 }
@@ -143,14 +152,15 @@ Status Transformer::LookUp(std::span<const std::int32_t> tokens, float* y) {
   return peers_.tensor->AllReduceSum({y, tokens.size() * static_cast<std::size_t>(spec_.embed_size)});
 }
 
-Status Transformer::AttentionBlock(const LayerWeights& layer, int index, float* x, std::int64_t rows,
-                                   std::span<const SequenceSlice> slices, KvCache& cache) {
+Status Transformer::AttentionBlock(const LayerWeights& layer, const LayerLinears& linears, int index,
+                                   float* x, std::int64_t rows, std::span<const SequenceSlice> slices,
+                                   KvCache& cache) {
   const float* input = x;
   if (spec_.norm_before) {
     Norm(layer.attention_norm, x, rows, normed_.as<float>());
     input = normed_.as<float>();
   }
-  Linear(*layer.qkv, input, qkv_.as<float>(), rows);
+  Linear(*linears.qkv, input, qkv_.as<float>(), rows);
   const float* q = qkv_.as<float>();
   const std::int64_t context = part().heads.size * spec_.head_dim();
   const std::int64_t stride = 3 * context;
@@ -167,19 +177,20 @@ Status Transformer::AttentionBlock(const LayerWeights& layer, int index, float* 
        .alibi_slopes = spec_.positions == PositionKind::kAlibi ? alibi_slopes_.as<float>() : nullptr,
        .slices = slices});
   RETURN_IF_ERROR(
-      Sum(*layer.attention_out, context_.as<float>(), x, rows, spec_.residual_from_norm ? input : x));
+      Sum(*linears.attention_out, context_.as<float>(), x, rows, spec_.residual_from_norm ? input : x));
   if (!spec_.norm_before) Norm(layer.attention_norm, x, rows, x);
   return {};
 }
 
-Status Transformer::FfnBlock(const LayerWeights& layer, float* x, std::int64_t rows) {
+Status Transformer::FfnBlock(const LayerWeights& layer, const LayerLinears& linears, float* x,
+                             std::int64_t rows) {
   const float* input = x;
   if (spec_.norm_before) {
     Norm(layer.ffn_norm, x, rows, normed_.as<float>());
     input = normed_.as<float>();
   }
-  Linear(*layer.ffn_up, input, ffn_.as<float>(), rows, spec_.activation);
-  RETURN_IF_ERROR(Sum(*layer.ffn_down, ffn_.as<float>(), x, rows, spec_.residual_from_norm ? input : x));
+  Linear(*linears.ffn_up, input, ffn_.as<float>(), rows, spec_.activation);
+  RETURN_IF_ERROR(Sum(*linears.ffn_down, ffn_.as<float>(), x, rows, spec_.residual_from_norm ? input : x));
   if (!spec_.norm_before) Norm(layer.ffn_norm, x, rows, x);
   return {};
 }

@@ -46,7 +46,8 @@ class Transformer {
 
   // Runs all layers over `tokens` ([rows], rows ≤ max_rows; ids below vocab_size), which `slices` divides
   // among sequences in row order, and stores their keys and values. Positions must stay below
-  // spec().max_positions. Fails with kUnavailable only, where a rank is lost.
+  // spec().max_positions. Fails where a rank is lost (kUnavailable), or weights cannot be read that are not
+  // in memory.
   Status Forward(std::span<const std::int32_t> tokens, std::span<const SequenceSlice> slices, KvCache& cache);
 
   // Logits of rows of the last Forward: [rows.size(), vocab_size] on rank 0, valid until the next call, and
@@ -71,9 +72,9 @@ class Transformer {
   Status Embed(std::span<const std::int32_t> tokens, std::span<const SequenceSlice> slices, float* x);
   // Rows of the embedding table, of which this rank may hold a part: [rows, embed].
   Status LookUp(std::span<const std::int32_t> tokens, float* y);
-  Status AttentionBlock(const LayerWeights& layer, int index, float* x, std::int64_t rows,
-                        std::span<const SequenceSlice> slices, KvCache& cache);
-  Status FfnBlock(const LayerWeights& layer, float* x, std::int64_t rows);
+  Status AttentionBlock(const LayerWeights& layer, const LayerLinears& linears, int index, float* x,
+                        std::int64_t rows, std::span<const SequenceSlice> slices, KvCache& cache);
+  Status FfnBlock(const LayerWeights& layer, const LayerLinears& linears, float* x, std::int64_t rows);
   // x = W·input + residual, where each tensor rank has a summand of W·input.
   Status Sum(const LinearWeights& weights, const float* input, float* x, std::int64_t rows,
              const float* residual);

@@ -38,6 +38,8 @@ class WeightSource {
   // Largest weights of the part, for balancing; nothing where balancing is of no use.
   virtual Result<std::optional<LinearPeaks>> Peaks(const LinearRole& role) = 0;
   virtual Result<AlignedBuffer> Table(const TableRole& role) = 0;
+  // The layer's linears are to be left out: they are read when they are needed.
+  virtual bool Streams(std::int64_t /*layer*/) const { return false; }
 };
 
 // All arguments must outlive the source.
@@ -63,6 +65,8 @@ TableRole PositionsTable(const ModelSpec& spec);
 std::vector<TableRole> NormTables(const ModelSpec& spec, const std::string& tensor, const std::string& shard);
 Result<NormWeights> ReadNorm(const ModelSpec& spec, WeightSource& source, const std::string& tensor,
                              const std::string& shard);
+
+Result<LayerLinears> BuildLinears(WeightSource& source, std::int64_t layer, const LayerBalance& balance);
 
 // Walks the part and asks the source for everything in it.
 Result<ModelWeights> BuildWeights(const ModelSpec& spec, const Part& part, DType dtype, WeightSource& source,

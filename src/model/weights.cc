@@ -6,7 +6,7 @@
 #include <optional>
 #include <string>
 
-#include "model/balance.h"
+#include "model/layer_stream.h"
 #include "model/linear_plan.h"
 #include "model/weight_source.h"
 
@@ -73,11 +73,9 @@ class Builder {
     LayerWeights layer;
     layer.attention_norm = std::move(balance.attention_norm);
     layer.ffn_norm = std::move(balance.ffn_norm);
-    ASSIGN_OR_RETURN(layer.qkv, source_.Linear({LinearKind::kQkv, index}, balance.qkv));
-    ASSIGN_OR_RETURN(layer.attention_out,
-                     source_.Linear({LinearKind::kAttentionOut, index}, balance.attention_out));
-    ASSIGN_OR_RETURN(layer.ffn_up, source_.Linear({LinearKind::kFfnUp, index}, balance.ffn_up));
-    ASSIGN_OR_RETURN(layer.ffn_down, source_.Linear({LinearKind::kFfnDown, index}, balance.ffn_down));
+    if (!source_.Streams(index)) {
+      ASSIGN_OR_RETURN(layer.linears, BuildLinears(source_, index, balance));
+    }
     return layer;
   }
 
@@ -88,6 +86,16 @@ class Builder {
 };
 
 }  // namespace
+
+Result<LayerLinears> BuildLinears(WeightSource& source, std::int64_t layer, const LayerBalance& balance) {
+  LayerLinears linears;
+  ASSIGN_OR_RETURN(linears.qkv, source.Linear({LinearKind::kQkv, layer}, balance.qkv));
+  ASSIGN_OR_RETURN(linears.attention_out,
+                   source.Linear({LinearKind::kAttentionOut, layer}, balance.attention_out));
+  ASSIGN_OR_RETURN(linears.ffn_up, source.Linear({LinearKind::kFfnUp, layer}, balance.ffn_up));
+  ASSIGN_OR_RETURN(linears.ffn_down, source.Linear({LinearKind::kFfnDown, layer}, balance.ffn_down));
+  return linears;
+}
 
 Result<ModelWeights> BuildWeights(const ModelSpec& spec, const Part& part, DType dtype, WeightSource& source,
                                   const LoadProgress& progress) {
@@ -105,11 +113,17 @@ Result<ModelWeights> RandomWeights(const ModelSpec& spec, const Part& part, DTyp
   return BuildWeights(spec, part, dtype, *MakeRandomSource(spec, part, dtype, device, seed), progress);
 }
 
+ModelWeights::ModelWeights() = default;
+ModelWeights::ModelWeights(ModelWeights&& other) noexcept = default;
+ModelWeights::~ModelWeights() = default;
+
 std::vector<const LinearWeights*> ModelWeights::StepLinears() const {
   std::vector<const LinearWeights*> linears;
   if (project_in) linears.push_back(project_in.get());
   for (const LayerWeights& layer : layers) {
-    for (const auto& linear : {&layer.qkv, &layer.attention_out, &layer.ffn_up, &layer.ffn_down})
+    const LayerLinears& of = layer.linears;
+    if (!of.qkv) continue;  // streamed
+    for (const auto& linear : {&of.qkv, &of.attention_out, &of.ffn_up, &of.ffn_down})
       linears.push_back(linear->get());
   }
   if (project_out) linears.push_back(project_out.get());

@@ -22,15 +22,21 @@ struct NormWeights {
   AlignedBuffer bias;
 };
 
+struct LayerLinears {
+  // [3·heads·head_dim, hidden], rows in the order q | k | v whatever the checkpoint's
+  std::unique_ptr<LinearWeights> qkv;
+  std::unique_ptr<LinearWeights> attention_out;  // [hidden, heads·head_dim]
+  std::unique_ptr<LinearWeights> ffn_up;         // [ffn, hidden]
+  std::unique_ptr<LinearWeights> ffn_down;       // [hidden, ffn]
+};
+
 struct LayerWeights {
   NormWeights attention_norm;
-  std::unique_ptr<LinearWeights>
-      qkv;  // [3·heads·head_dim, hidden], rows in the order q | k | v whatever the checkpoint's
-  std::unique_ptr<LinearWeights> attention_out;  // [hidden, heads·head_dim]
   NormWeights ffn_norm;
-  std::unique_ptr<LinearWeights> ffn_up;    // [ffn, hidden]
-  std::unique_ptr<LinearWeights> ffn_down;  // [hidden, ffn]
+  LayerLinears linears;  // null where the layer is streamed
 };
+
+class LayerStream;
 
 // One rank's part of a model: sizes below are the part's.
 struct ModelWeights {
@@ -43,11 +49,16 @@ struct ModelWeights {
   NormWeights embed_norm;
   NormWeights final_norm;
   std::vector<LayerWeights> layers;
+  std::unique_ptr<LayerStream> stream;  // of the layers that are not in memory; null where all are
   DType dtype = DType::kF32;
+
+  ModelWeights();
+  ModelWeights(ModelWeights&& other) noexcept;
+  ~ModelWeights();
 
   const LinearWeights& head_or_embed() const { return head ? *head : *embed; }
 
-  // What one decode step reads, in its order: every linear layer and the head once.
+  // What one decode step reads from memory, in its order: every linear layer that is there and the head once.
   std::vector<const LinearWeights*> StepLinears() const;
   std::uint64_t BytesPerStep() const;
 };
