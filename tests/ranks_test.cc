@@ -129,7 +129,10 @@ TEST_P(RanksTest, ShardsLoadAtEveryDivisor) {
   ASSERT_NE(::mkdtemp(shards.data()), nullptr);
   for (const DType dtype : {DType::kF32, DType::kI8}) {
     const std::filesystem::path set = std::filesystem::path(shards) / DTypeName(dtype);
-    const Status written = WriteShards(spec, cut, *checkpoint, "golden", dtype, *device, set, nullptr);
+    const auto source = [&](const Part& part) {
+      return MakeCheckpointSource(spec, part, *checkpoint, dtype, *device);
+    };
+    const Status written = WriteShards(spec, cut, source, "golden", dtype, *device, set, nullptr);
     ASSERT_TRUE(written) << written.error().message;
     std::filesystem::copy(directory() / "config.json", set / "config.json");
     for (const Grid grid : {Grid{1, 1}, Grid{tp, 1}, Grid{cut.tensor_ranks, 1}, Grid{1, 2}, Grid{tp, 2}}) {

@@ -17,7 +17,8 @@ constexpr std::uint64_t kPieceBytes = 4U << 20U;
 
 Result<UniqueFd> Open(const std::filesystem::path& path) {
   UniqueFd fd(::open(path.c_str(), O_RDONLY | O_CLOEXEC | O_DIRECT));
-  if (!fd && errno == EINVAL) fd.Reset(::open(path.c_str(), O_RDONLY | O_CLOEXEC));  // memory as a file system
+  if (!fd && errno == EINVAL)
+    fd.Reset(::open(path.c_str(), O_RDONLY | O_CLOEXEC));  // memory as a file system
   if (!fd) return Fail(ErrorCode::kIo, "{}: cannot open: {}", path.string(), std::strerror(errno));
   return fd;
 }
@@ -48,7 +49,8 @@ Result<std::unique_ptr<ReadAhead>> ReadAhead::Start(const std::vector<std::files
   reader->slots_ = std::move(slots);
   reader->missing_.assign(reader->slots_.size(), 0);
   for (int i = 0; i < kThreads; ++i)
-    reader->threads_.emplace_back([raw = reader.get()](const std::stop_token& stop) { raw->ThreadMain(stop); });
+    reader->threads_.emplace_back(
+        [raw = reader.get()](const std::stop_token& stop) { raw->ThreadMain(stop); });
   return reader;
 }
 
@@ -87,7 +89,8 @@ Status ReadAhead::ReadPiece(const Piece& piece, std::size_t slot) {
                                 static_cast<off_t>(piece.range.offset + done));
     if (got < 0 && errno == EINTR) continue;
     if (got < 0) return Fail(ErrorCode::kIo, "reading weights from disk: {}", std::strerror(errno));
-    if (got == 0) return Fail(ErrorCode::kCorrupt, "a file of weights has become shorter while it was in use");
+    if (got == 0)
+      return Fail(ErrorCode::kCorrupt, "a file of weights has become shorter while it was in use");
     done += static_cast<std::uint64_t>(got);
   }
   return {};

@@ -1,6 +1,6 @@
 // Reads the same ranges of files again and again in a fixed order, ahead of their use: for what does not fit
-// into memory and is gone through in order. Reads past the page cache (O_DIRECT) where the file system can, so
-// that what is used once does not push out what stays.
+// into memory and is gone through in order. Reads past the page cache (O_DIRECT) where the file system can,
+// so that what is used once does not push out what stays.
 #pragma once
 
 #include <condition_variable>
@@ -30,8 +30,8 @@ inline constexpr std::uint64_t kReadAheadStep = 4096;
 class ReadAhead {
  public:
   // An item's ranges lie one after the other in its slot. Slots are somebody else's memory, aligned to
-  // kReadAheadStep and each large enough for every item. Item n is always read into slot n % slots.size(), where
-  // n counts through all rounds. At least two slots, so that one is read while another is used. kIo.
+  // kReadAheadStep and each large enough for every item. Item n is always read into slot n % slots.size(),
+  // where n counts through all rounds. At least two slots, so that one is read while another is used. kIo.
   static Result<std::unique_ptr<ReadAhead>> Start(const std::vector<std::filesystem::path>& files,
                                                   std::vector<std::vector<FileRange>> items,
                                                   std::vector<std::span<std::byte>> slots);
@@ -65,8 +65,8 @@ class ReadAhead {
   // Guarded by mutex_. Items are counted from the start, through all rounds.
   std::uint64_t next_item_ = 0;  // of which a piece is read next
   std::size_t next_piece_ = 0;
-  std::uint64_t used_ = 0;             // items released
-  std::vector<std::size_t> missing_;   // by slot: pieces that its item still lacks
+  std::uint64_t used_ = 0;            // items released
+  std::vector<std::size_t> missing_;  // by slot: pieces that its item still lacks
   std::uint64_t bytes_read_ = 0;
   std::optional<Error> error_;
 

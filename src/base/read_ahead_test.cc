@@ -51,7 +51,8 @@ TEST_F(ReadAheadTest, ItemsComeInOrderRoundAfterRound) {
   constexpr std::size_t kItemPages = 2200;
   std::vector<std::vector<FileRange>> items;
   for (std::size_t first : {0UL, 5UL, 700UL})
-    items.push_back({{0, first * kReadAheadStep, 2000 * kReadAheadStep}, {1, first * kReadAheadStep, 200 * kReadAheadStep}});
+    items.push_back({{0, first * kReadAheadStep, 2000 * kReadAheadStep},
+                     {1, first * kReadAheadStep, 200 * kReadAheadStep}});
   for (const std::size_t slot_count : {2UL, 3UL}) {
     const auto slots = Slots(slot_count, kItemPages * kReadAheadStep);
     const auto reader = ReadAhead::Start(files_, items, slots).value();
@@ -63,7 +64,8 @@ TEST_F(ReadAheadTest, ItemsComeInOrderRoundAfterRound) {
       for (std::size_t page = 0; page < kItemPages; ++page) {
         const std::size_t file = page < 2000 ? 0 : 1;
         const std::byte expected = Expected(file, first + page - (file == 0 ? 0 : 2000));
-        for (const std::size_t at : {0UL, 4095UL}) wrong += slots[slot][page * kReadAheadStep + at] != expected ? 1 : 0;
+        for (const std::size_t at : {0UL, 4095UL})
+          wrong += slots[slot][page * kReadAheadStep + at] != expected ? 1 : 0;
       }
       EXPECT_EQ(wrong, 0U) << "item " << n;
       reader->Release();

@@ -2,6 +2,7 @@
 #include <unistd.h>
 
 #include <filesystem>
+#include <fstream>
 
 #include "checkpoint/checkpoint.h"
 #include "cli/commands.h"
@@ -39,28 +40,51 @@ ShardProgress Progress() {
   };
 }
 
+// The configuration of a shape that has no directory.
+Status WriteConfig(const std::string& shape, const fs::path& to) {
+  ASSIGN_OR_RETURN(const json::object config, NamedShapeConfig(shape));
+  std::ofstream file(to / "config.json");
+  file << json::serialize(config) << "\n";
+  if (!file.flush()) return Fail(ErrorCode::kIo, "{}: cannot write", (to / "config.json").string());
+  return {};
+}
+
 Status Shard(const ShardFlags& flags) {
   ASSIGN_OR_RETURN(const LoadOptions options, ToLoadOptions(flags.model));
-  ASSIGN_OR_RETURN(const ModelSpec spec, LoadSpec(options.directory));
-  if (ShardSet::Exists(options.directory)) {
+  const bool random = !options.shape.empty();
+  if (!random && ShardSet::Exists(options.directory)) {
     return Fail(ErrorCode::kInvalidArgument, "{} is a set of shards; name the model it was made from",
                 options.directory.string());
   }
+  ASSIGN_OR_RETURN(const ModelSpec spec, random ? NamedShape(options.shape) : LoadSpec(options.directory));
   const DType dtype = ResolveDType(options.dtype, spec);
   RETURN_IF_ERROR(CutModel(spec, flags.model.grid(), 0));
-  ASSIGN_OR_RETURN(const auto checkpoint, Checkpoint::Open(options.directory));
   ASSIGN_OR_RETURN(const auto device, MakeDevice(flags.model));
+  std::shared_ptr<const Checkpoint> checkpoint;
+  SourceOfPart source;
+  std::string name = options.shape;
+  if (random) {
+    source = [&](const Part& part) { return MakeRandomSource(spec, part, dtype, *device, /*seed=*/1); };
+  } else {
+    ASSIGN_OR_RETURN(checkpoint, Checkpoint::Open(options.directory));
+    source = [&](const Part& part) { return MakeCheckpointSource(spec, part, *checkpoint, dtype, *device); };
+    name = fmt::format("{}, {} tensors, {} bytes", options.name, checkpoint->names().size(),
+                       checkpoint->total_bytes());
+  }
+  // The directory is a set once its manifest is there: what goes with it comes before.
+  std::error_code error;
+  fs::create_directories(flags.output, error);
+  if (error) return Fail(ErrorCode::kIo, "{}: {}", flags.output, error.message());
+  RETURN_IF_ERROR(random ? WriteConfig(options.shape, flags.output)
+                         : CopySmallFiles(options.directory, flags.output));
   const InterruptGuard guard;
-  const std::string source = fmt::format("{}, {} tensors, {} bytes", options.name, checkpoint->names().size(),
-                                         checkpoint->total_bytes());
   const Status written =
-      WriteShards(spec, flags.model.grid(), *checkpoint, source, dtype, *device, flags.output, Progress());
+      WriteShards(spec, flags.model.grid(), source, name, dtype, *device, flags.output, Progress());
   if (!written && written.error().code == ErrorCode::kCancelled) {
     fmt::print(stderr, "\nbloomery: {}\n", written.error().message);
     throw CLI::RuntimeError(kInterruptedStatus);
   }
   RETURN_IF_ERROR(written);
-  RETURN_IF_ERROR(CopySmallFiles(options.directory, flags.output));
   fmt::print("{}: {} shards for --tp {} --pp {}, written and verified\n", flags.output, DTypeName(dtype),
              flags.model.tensor_ranks, flags.model.stages);
   return {};
@@ -76,6 +100,11 @@ void AddShard(CLI::App& app) {
       ->add_option("model", flags->model.model,
                    "Model directory (Hugging Face layout); without one, the built-in demo model")
       ->option_text("[MODEL]");
+  command
+      ->add_option(
+          "--shape", flags->model.shape,
+          "Instead of MODEL: a published size with random weights, such as opt-30b, to measure loading")
+      ->each([flags](const std::string&) { flags->model.load_format = "dummy"; });
   command->add_option("--output", flags->output, "Directory for the shards, made if it is not there")
       ->required();
   command

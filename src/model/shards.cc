@@ -64,26 +64,23 @@ std::vector<TableRole> EndTables(const ModelSpec& spec) {
 
 class Sharder {
  public:
-  Sharder(const ModelSpec& spec, Grid grid, const Checkpoint& checkpoint, DType dtype, Device& device,
-          const ShardProgress& progress)
+  Sharder(const ModelSpec& spec, Grid grid, DType dtype, Device& device, const ShardProgress& progress)
       : spec_(spec),
         grid_(grid),
-        checkpoint_(checkpoint),
         dtype_(dtype),
         device_(device),
         progress_(progress),
         whole_(WholeModel(spec)) {}
 
-  Status Run(const std::string& source, const std::filesystem::path& directory) {
+  Status Run(const SourceOfPart& source, const std::string& name, const std::filesystem::path& directory) {
     for (int rank = 0; rank < grid_.size(); ++rank) {
       ASSIGN_OR_RETURN(Part part, CutModel(spec_, grid_, rank));
       parts_.push_back(part);
     }
     // A part may not move once a source refers to it.
-    for (const Part& part : parts_)
-      sources_.push_back(MakeCheckpointSource(spec_, part, checkpoint_, dtype_, device_));
-    whole_source_ = MakeCheckpointSource(spec_, whole_, checkpoint_, dtype_, device_);
-    ASSIGN_OR_RETURN(auto writer, ShardWriter::Open(directory, Manifest(source)));
+    for (const Part& part : parts_) sources_.push_back(source(part));
+    whole_source_ = source(whole_);
+    ASSIGN_OR_RETURN(auto writer, ShardWriter::Open(directory, Manifest(name)));
     writer_ = &writer;
     RETURN_IF_ERROR(WriteEnds());
     for (std::int64_t layer = 0; layer < spec_.layers; ++layer) {
@@ -101,12 +98,12 @@ class Sharder {
     return {ShardName(role), DType::kU8, {static_cast<std::int64_t>(PaddedShardBytes(bytes))}};
   }
 
-  ShardManifest Manifest(const std::string& source) const {
+  ShardManifest Manifest(const std::string& name) const {
     ShardManifest manifest{.layout = device_.PackedLayout(),
                            .dtype = std::string(DTypeName(dtype_)),
                            .tensor_ranks = grid_.tensor_ranks,
                            .stages = grid_.stages,
-                           .source = source,
+                           .source = name,
                            .files = {}};
     ShardFile every{.name = kEveryRanksFile, .tensor_rank = ShardFile::kEvery, .tensors = {}};
     for (const LinearRole& role : RolesOf(spec_, whole_)) {
@@ -221,7 +218,6 @@ class Sharder {
 
   const ModelSpec& spec_;
   const Grid grid_;
-  const Checkpoint& checkpoint_;
   const DType dtype_;
   Device& device_;
   const ShardProgress& progress_;
@@ -425,10 +421,10 @@ Result<std::unique_ptr<LayerStream>> MakeStream(const ModelSpec& spec, const Sha
 
 }  // namespace
 
-Status WriteShards(const ModelSpec& spec, Grid grid, const Checkpoint& checkpoint, const std::string& source,
+Status WriteShards(const ModelSpec& spec, Grid grid, const SourceOfPart& source, const std::string& name,
                    DType dtype, Device& device, const std::filesystem::path& directory,
                    const ShardProgress& progress) {
-  return Sharder(spec, grid, checkpoint, dtype, device, progress).Run(source, directory);
+  return Sharder(spec, grid, dtype, device, progress).Run(source, name, directory);
 }
 
 Result<ShardedPart> OpenShards(const ModelSpec& spec, Grid grid, int rank, std::optional<DType> dtype,

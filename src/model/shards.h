@@ -3,23 +3,26 @@
 #pragma once
 
 #include <filesystem>
+#include <functional>
 #include <limits>
 #include <optional>
 #include <string>
 
 #include "base/result.h"
-#include "checkpoint/checkpoint.h"
 #include "checkpoint/shard_set.h"
 #include "model/spec.h"
+#include "model/weight_source.h"
 #include "model/weights.h"
 #include "tensor/device.h"
 
 namespace bloomery {
 
-// Packs `checkpoint` for `grid` into `directory`, a layer at a time, and verifies what was written. Goes on
-// where an earlier call was interrupted. `source`: what identifies the checkpoint. kCancelled where
-// `progress` says so.
-Status WriteShards(const ModelSpec& spec, Grid grid, const Checkpoint& checkpoint, const std::string& source,
+// The weights of a part, wherever they come from.
+using SourceOfPart = std::function<std::unique_ptr<WeightSource>(const Part& part)>;
+
+// Packs a model for `grid` into `directory`, a layer at a time, and verifies what was written. Goes on where an
+// earlier call was interrupted. `name`: what tells the weights from others. kCancelled where `progress` says so.
+Status WriteShards(const ModelSpec& spec, Grid grid, const SourceOfPart& source, const std::string& name,
                    DType dtype, Device& device, const std::filesystem::path& directory,
                    const ShardProgress& progress);
 

@@ -239,7 +239,7 @@ Result<ModelSpec> LoadSpec(const std::filesystem::path& directory) {
   return spec;
 }
 
-Result<ModelSpec> NamedShape(std::string_view name) {
+Result<json::object> NamedShapeConfig(std::string_view name) {
   ASSIGN_OR_RETURN(const json::object shapes, Embedded("shapes"));
   const json::value* config = shapes.if_contains(name);
   if (config == nullptr) {
@@ -247,8 +247,13 @@ Result<ModelSpec> NamedShape(std::string_view name) {
     for (const std::string& shape : NamedShapes()) known += " " + shape;
     return Fail(ErrorCode::kNotFound, "no shape \"{}\"; known:{}", name, known);
   }
-  ASSIGN_OR_RETURN(const json::object architecture, BuiltInArchitecture(config->get_object()));
-  return ResolveSpec(architecture, config->get_object());
+  return config->get_object();
+}
+
+Result<ModelSpec> NamedShape(std::string_view name) {
+  ASSIGN_OR_RETURN(const json::object config, NamedShapeConfig(name));
+  ASSIGN_OR_RETURN(const json::object architecture, BuiltInArchitecture(config));
+  return ResolveSpec(architecture, config);
 }
 
 std::vector<std::string> NamedShapes() {

@@ -90,8 +90,9 @@ Result<ModelSpec> ResolveSpec(const json::object& architecture, const json::obje
 // DIR/architecture.json or, without one, the built-in description for its model_type.
 Result<ModelSpec> LoadSpec(const std::filesystem::path& directory);
 
-// A published size by name ("opt-1.3b", "bloom-176b"), for measuring without weights.
+// A published size by name ("opt-1.3b", "bloom-176b"), for measuring without weights; and its config.json.
 Result<ModelSpec> NamedShape(std::string_view name);
+Result<json::object> NamedShapeConfig(std::string_view name);
 
 std::vector<std::string> NamedShapes();
 std::vector<std::string> BuiltInArchitectures();
