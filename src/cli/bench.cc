@@ -10,6 +10,7 @@
 #include "cli/ranks.h"
 #include "cli/session.h"
 #include "loadgen/report.h"
+#include "model/layer_stream.h"
 
 namespace bloomery {
 namespace {
@@ -96,10 +97,14 @@ Result<Iteration> RunBatch(Engine& engine, const BenchFlags& flags) {
   return iteration;
 }
 
+// Bandwidth is measured where one rank reads everything: of several, rank 0's share would say too little.
 Result<std::vector<Iteration>> RunIterations(const Session& session, const BenchFlags& flags) {
   const std::vector<const LinearWeights*> weights = session.engine->transformer().weights().StepLinears();
   // The engine is idle between batches: the device is free.
-  const auto bandwidth = [&] { return session.device->MeasureReadBandwidth(weights, kBandwidthBudgetMs); };
+  const auto bandwidth = [&] {
+    return flags.model.grid().size() > 1 ? 0
+                                         : session.device->MeasureReadBandwidth(weights, kBandwidthBudgetMs);
+  };
   std::vector<Iteration> iterations;
   double before = 0;
   for (int i = -flags.warmup; i < flags.iterations; ++i) {
@@ -130,7 +135,9 @@ BenchReport Summarise(const BenchFlags& flags, const std::vector<Iteration>& ite
     steps_per_s.push_back(1000.0 * (flags.max_new_tokens - 1) /
                           std::max(iteration.total_ms - iteration.ttft_ms, kClockMs));
     bandwidths.push_back(iteration.bandwidth);
-    shares.push_back(steps_per_s.back() * static_cast<double>(step_bytes) / iteration.bandwidth);
+    shares.push_back(iteration.bandwidth > 0
+                         ? steps_per_s.back() * static_cast<double>(step_bytes) / iteration.bandwidth
+                         : 0);
   }
   const ModelInfo& info = session.engine->info();
   BenchReport report;
@@ -138,6 +145,7 @@ BenchReport Summarise(const BenchFlags& flags, const std::vector<Iteration>& ite
   report.library = "bloomery " BLOOMERY_VERSION;
   report.precision = info.dtype;
   report.batch = flags.batch_size;
+  report.parallel_degree = flags.model.grid().size();
   report.instance = flags.instance.empty() ? InstanceName(session.device->threads()) : flags.instance;
   report.load_s = session.load_s;
   report.p50_ms = Percentile(totals, 0.5);
@@ -159,6 +167,20 @@ BenchReport Summarise(const BenchFlags& flags, const std::vector<Iteration>& ite
   return report;
 }
 
+// Layers from disk: what the disk gives, just after.
+Status MeasureDisk(const Session& session, const BenchFlags& flags, BenchReport& report) {
+  LayerStream* stream = session.engine->transformer().weights().stream.get();
+  if (stream == nullptr || flags.model.grid().size() > 1) return {};
+  report.disk_bytes_per_step = stream->bytes_per_pass();
+  ASSIGN_OR_RETURN(report.disk_bandwidth_bytes_per_s, stream->MeasureBandwidth());
+  report.disk_share = report.decode_tokens_per_s / flags.batch_size *
+                      static_cast<double>(report.disk_bytes_per_step) / report.disk_bandwidth_bytes_per_s;
+  // Memory is not what such a step waits for.
+  report.memory_bandwidth_bytes_per_s = 0;
+  report.bandwidth_share = 0;
+  return {};
+}
+
 Status Bench(BenchFlags flags) {
   RETURN_IF_ERROR(StartRanks(flags.model));
   ASSIGN_OR_RETURN(const ReportFormat format, ReportFormatFromName(flags.format));
@@ -167,7 +189,8 @@ Status Bench(BenchFlags flags) {
   const InterruptGuard guard;
   ASSIGN_OR_RETURN(const Session session, OpenSession(flags.model));
   ASSIGN_OR_RETURN(const std::vector<Iteration> iterations, RunIterations(session, flags));
-  const BenchReport report = Summarise(flags, iterations, session);
+  BenchReport report = Summarise(flags, iterations, session);
+  RETURN_IF_ERROR(MeasureDisk(session, flags, report));
   fmt::print("{}", FormatReports({&report, 1}, format));
   return {};
 }

@@ -17,7 +17,10 @@ struct Column {
 constexpr double kMB = 1e6;
 constexpr double kGB = 1e9;
 
-constexpr std::array<Column, 18> kColumns = {{
+// What was not measured is not zero.
+std::string OrNone(double value, std::string text) { return value > 0 ? std::move(text) : "-"; }
+
+constexpr std::array<Column, 20> kColumns = {{
     {"model", [](const BenchReport& r) { return r.model; }},
     {"library", [](const BenchReport& r) { return r.library; }},
     {"precision", [](const BenchReport& r) { return r.precision; }},
@@ -39,8 +42,20 @@ constexpr std::array<Column, 18> kColumns = {{
        return fmt::format("{:.0f}", static_cast<double>(r.weight_bytes_per_step) / kMB);
      }},
     {"memory GB/s",
-     [](const BenchReport& r) { return fmt::format("{:.1f}", r.memory_bandwidth_bytes_per_s / kGB); }},
-    {"share", [](const BenchReport& r) { return fmt::format("{:.0f}%", 100 * r.bandwidth_share); }},
+     [](const BenchReport& r) {
+       return OrNone(r.memory_bandwidth_bytes_per_s,
+                     fmt::format("{:.1f}", r.memory_bandwidth_bytes_per_s / kGB));
+     }},
+    {"share",
+     [](const BenchReport& r) {
+       return OrNone(r.bandwidth_share, fmt::format("{:.0f}%", 100 * r.bandwidth_share));
+     }},
+    {"disk GB/s",
+     [](const BenchReport& r) {
+       return OrNone(r.disk_bandwidth_bytes_per_s, fmt::format("{:.2f}", r.disk_bandwidth_bytes_per_s / kGB));
+     }},
+    {"disk share",
+     [](const BenchReport& r) { return OrNone(r.disk_share, fmt::format("{:.0f}%", 100 * r.disk_share)); }},
 }};
 
 using Row = std::array<std::string, kColumns.size()>;
@@ -153,6 +168,9 @@ json::object ToJson(const BenchReport& r) {
           {"weight_bytes_per_step", r.weight_bytes_per_step},
           {"memory_bandwidth_bytes_per_s", r.memory_bandwidth_bytes_per_s},
           {"bandwidth_share", r.bandwidth_share},
+          {"disk_bytes_per_step", r.disk_bytes_per_step},
+          {"disk_bandwidth_bytes_per_s", r.disk_bandwidth_bytes_per_s},
+          {"disk_share", r.disk_share},
           {"threads", r.threads},
           {"prompt_tokens", r.prompt_tokens},
           {"new_tokens", r.new_tokens},

@@ -36,7 +36,11 @@ struct BenchReport {
   std::uint64_t peak_rss_bytes = 0;
   std::uint64_t weight_bytes_per_step = 0;
   double memory_bandwidth_bytes_per_s = 0;  // measured in the same run
-  double bandwidth_share = 0;  // weight_bytes_per_step · decode steps per second / memory bandwidth
+  double bandwidth_share =
+      0;  // weight_bytes_per_step · decode steps per second / memory bandwidth; 0: not measured
+  std::uint64_t disk_bytes_per_step = 0;  // of layers that are not in memory
+  double disk_bandwidth_bytes_per_s = 0;  // measured in the same run
+  double disk_share = 0;                  // disk_bytes_per_step · decode steps per second / disk bandwidth
   int threads = 0;
   int prompt_tokens = 0;
   int new_tokens = 0;

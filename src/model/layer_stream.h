@@ -33,7 +33,9 @@ class LayerStream {
   void Release() { reader_->Release(); }
 
   std::uint64_t bytes_per_pass() const { return bytes_per_pass_; }  // read from disk for one forward pass
-  std::uint64_t bytes_read() const { return reader_->bytes_read(); }
+
+  // Bytes per second that the disk gives when nothing is done with them: takes one pass, between two others.
+  Result<double> MeasureBandwidth();
 
  private:
   std::vector<AlignedBuffer> memory_;

@@ -20,8 +20,9 @@ namespace bloomery {
 // The weights of a part, wherever they come from.
 using SourceOfPart = std::function<std::unique_ptr<WeightSource>(const Part& part)>;
 
-// Packs a model for `grid` into `directory`, a layer at a time, and verifies what was written. Goes on where an
-// earlier call was interrupted. `name`: what tells the weights from others. kCancelled where `progress` says so.
+// Packs a model for `grid` into `directory`, a layer at a time, and verifies what was written. Goes on where
+// an earlier call was interrupted. `name`: what tells the weights from others. kCancelled where `progress`
+// says so.
 Status WriteShards(const ModelSpec& spec, Grid grid, const SourceOfPart& source, const std::string& name,
                    DType dtype, Device& device, const std::filesystem::path& directory,
                    const ShardProgress& progress);
