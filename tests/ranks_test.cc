@@ -119,8 +119,7 @@ TEST_P(RanksTest, ShardsLoadAtEveryDivisor) {
   const Grid cut{CutModel(spec, {2 * tp, 1}, 0) ? 2 * tp : tp, 2};
   // Heads that are too small to join: the set loads as it was cut.
   const auto joins = [&](const Grid& grid) {
-    return grid.tensor_ranks == cut.tensor_ranks ||
-           spec.hidden_size / cut.tensor_ranks % Device::kRowStep == 0;
+    return grid.tensor_ranks == cut.tensor_ranks || ShardsJoin(spec, cut.tensor_ranks);
   };
   const auto checkpoint = Checkpoint::Open(directory()).value();
   const auto device = MakeTestDevice(2);
@@ -134,7 +133,10 @@ TEST_P(RanksTest, ShardsLoadAtEveryDivisor) {
     };
     const Status written = WriteShards(spec, cut, source, "golden", dtype, *device, set, nullptr);
     ASSERT_TRUE(written) << written.error().message;
-    std::filesystem::copy(directory() / "config.json", set / "config.json");
+    for (const char* name : {"config.json", "architecture.json"}) {
+      if (std::filesystem::exists(directory() / name))
+        std::filesystem::copy(directory() / name, set / name);
+    }
     for (const Grid grid : {Grid{1, 1}, Grid{tp, 1}, Grid{cut.tensor_ranks, 1}, Grid{1, 2}, Grid{tp, 2}}) {
       if (!joins(grid)) {
         EXPECT_EQ(OpenShards(spec, grid, 0, dtype, *device, set).error().code, ErrorCode::kUnsupported);

@@ -27,8 +27,8 @@ json::object ToJson(const std::string& name, const ModelSpec& spec, const std::v
   }
   json::object kv_bytes;
   for (const DType dtype : {DType::kF32, DType::kF16, DType::kBF16, DType::kI8}) {
-    const KvCacheShape shape{static_cast<int>(spec.layers), static_cast<int>(spec.heads),
-                             static_cast<int>(spec.head_dim()), dtype};
+    const KvCacheShape shape{static_cast<int>(spec.layers), static_cast<int>(spec.kv_heads),
+                             static_cast<int>(spec.head_dim), dtype};
     kv_bytes[DTypeName(dtype)] = shape.BytesPerToken();
   }
   return {{"model", name},
@@ -37,6 +37,7 @@ json::object ToJson(const std::string& name, const ModelSpec& spec, const std::v
           {"layers", spec.layers},
           {"hidden_size", spec.hidden_size},
           {"heads", spec.heads},
+          {"kv_heads", spec.kv_heads},
           {"ffn_size", spec.ffn_size},
           {"vocab_size", spec.vocab_size},
           {"max_context_tokens", spec.max_positions},

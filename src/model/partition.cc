@@ -19,23 +19,26 @@ std::int64_t VocabShare(const ModelSpec& spec, std::int64_t ranks) {
 
 Status CheckTensorRanks(const ModelSpec& spec, int ranks) {
   const auto fits = [&spec](std::int64_t n) {
-    return spec.heads % n == 0 && spec.ffn_size % n == 0 && VocabShare(spec, n) * (n - 1) < spec.vocab_size;
+    return spec.kv_heads % n == 0 && spec.ffn_size % n == 0 &&
+           VocabShare(spec, n) * (n - 1) < spec.vocab_size;
   };
   if (fits(ranks)) return {};
   std::vector<std::int64_t> possible;
-  for (std::int64_t n = 1; n <= spec.heads; ++n) {
+  for (std::int64_t n = 1; n <= spec.kv_heads; ++n) {
     if (fits(n)) possible.push_back(n);
   }
   return Fail(ErrorCode::kInvalidArgument,
-              "--tp {}: {} heads and an FFN of {} features cannot be cut into {} equal parts; possible: {}",
-              ranks, spec.heads, spec.ffn_size, ranks, fmt::join(possible, ", "));
+              "--tp {}: {} key and value heads and an FFN of {} features cannot be cut into {} equal parts; "
+              "possible: {}",
+              ranks, spec.kv_heads, spec.ffn_size, ranks, fmt::join(possible, ", "));
 }
 
 // Of stages that read about the same number of weights: the head counts, and makes the last stage's layers
 // fewer. Every stage has a layer at least.
 Range LayersOfStage(const ModelSpec& spec, int stage, int stages) {
   const double layer =
-      static_cast<double>(spec.hidden_size) * static_cast<double>(4 * spec.hidden_size + 2 * spec.ffn_size);
+      static_cast<double>(spec.hidden_size) *
+      static_cast<double>(2 * spec.q_size() + 2 * spec.kv_size() + (spec.gated_ffn ? 3 : 2) * spec.ffn_size);
   const double head = static_cast<double>(spec.vocab_size) * static_cast<double>(spec.embed_size);
   const double per_stage = (static_cast<double>(spec.layers) + head / layer) / stages;
   const auto begin_of = [&](int s) -> std::int64_t {
@@ -69,6 +72,7 @@ Result<Part> CutModel(const ModelSpec& spec, Grid grid, int rank, int pieces) {
   part.stage = rank / grid.tensor_ranks;
   part.layers = LayersOfStage(spec, part.stage, grid.stages);
   part.heads = Share(spec.heads, part.tensor_rank, grid.tensor_ranks);
+  part.kv_heads = Share(spec.kv_heads, part.tensor_rank, grid.tensor_ranks);
   part.ffn = Share(spec.ffn_size, part.tensor_rank, grid.tensor_ranks);
   part.vocab_share = VocabShare(spec, pieces) * (pieces / grid.tensor_ranks);
   part.vocab.begin = part.vocab_share * part.tensor_rank;

@@ -38,8 +38,9 @@ struct Part {
   int stage = 0;
   Range layers;
   Range heads;
-  Range ffn;    // features between the two matrices
-  Range vocab;  // tokens of the embedding and the head
+  Range kv_heads;  // those that `heads` use
+  Range ffn;       // features between the two matrices
+  Range vocab;     // tokens of the embedding and the head
   // Tokens of a rank's share but the last one's, which may be smaller: a multiple of 16.
   std::int64_t vocab_share = 0;
 

@@ -70,6 +70,8 @@ class Transformer {
   Status ForwardRows(std::span<const std::int32_t> tokens, std::span<const SequenceSlice> slices,
                      KvCache& cache);
   Status Embed(std::span<const std::int32_t> tokens, std::span<const SequenceSlice> slices, float* x);
+  // Of the slices' rows, with `offset` added, into positions_.
+  void FillPositions(std::span<const SequenceSlice> slices, std::int64_t offset);
   // Rows of the embedding table, of which this rank may hold a part: [rows, embed].
   Status LookUp(std::span<const std::int32_t> tokens, float* y);
   Status AttentionBlock(const LayerWeights& layer, const LayerLinears& linears, int index, float* x,
@@ -91,14 +93,18 @@ class Transformer {
   Device& device_;
   const Limits limits_;
   const Peers peers_;
-  AlignedBuffer alibi_slopes_;  // [heads], or empty
+  AlignedBuffer alibi_slopes_;             // [heads], or empty
+  std::vector<float> rotary_frequencies_;  // [pairs], or empty
 
   // Workspace, rows up to max_rows.
   AlignedBuffer x_;                      // [rows, hidden]: the residual stream
   AlignedBuffer normed_;                 // [rows, hidden]
-  AlignedBuffer qkv_;                    // [rows, 3·heads·head_dim]
+  AlignedBuffer ffn_normed_;             // [rows, hidden], only where attention and FFN run in parallel
+  AlignedBuffer angles_;                 // [rows, 2·pairs], only for rotary positions
+  AlignedBuffer qkv_;                    // [rows, (heads + 2·kv_heads)·head_dim]
   AlignedBuffer context_;                // [rows, heads·head_dim]: attention's output
-  AlignedBuffer ffn_;                    // [rows, ffn]
+  AlignedBuffer ffn_;                    // [rows, ffn], or both halves of a gated FFN
+  AlignedBuffer gated_;                  // [rows, ffn], only where the FFN is gated
   AlignedBuffer embed_;                  // [rows, embed], only where it is projected
   AlignedBuffer last_;                   // [logit rows, hidden]
   AlignedBuffer last_embed_;             // [logit rows, embed], only where it is projected
