@@ -134,8 +134,7 @@ TEST_P(RanksTest, ShardsLoadAtEveryDivisor) {
     const Status written = WriteShards(spec, cut, source, "golden", dtype, *device, set, nullptr);
     ASSERT_TRUE(written) << written.error().message;
     for (const char* name : {"config.json", "architecture.json"}) {
-      if (std::filesystem::exists(directory() / name))
-        std::filesystem::copy(directory() / name, set / name);
+      if (std::filesystem::exists(directory() / name)) std::filesystem::copy(directory() / name, set / name);
     }
     for (const Grid grid : {Grid{1, 1}, Grid{tp, 1}, Grid{cut.tensor_ranks, 1}, Grid{1, 2}, Grid{tp, 2}}) {
       if (!joins(grid)) {
