@@ -7,14 +7,15 @@
 namespace bloomery {
 namespace {
 
-LinearPlan Whole(std::int64_t rows, std::int64_t columns, bool bias) {
-  return {Cut::kNone, rows, columns, bias, {{rows, 0, rows}}, columns, 0};
-}
-
-LinearPlan CutOutputs(std::vector<OutputBlock> outputs, std::int64_t columns, bool bias) {
+// The blocks' rows, of which the part has its own if they are cut, and else all.
+LinearPlan Rows(bool cut, std::vector<OutputBlock> outputs, std::int64_t columns, bool bias) {
   std::int64_t rows = 0;
   for (const OutputBlock& block : outputs) rows += block.rows;
-  return {Cut::kOutputs, rows, columns, bias, std::move(outputs), columns, 0};
+  return {cut ? Cut::kOutputs : Cut::kNone, rows, columns, bias, std::move(outputs), columns, 0};
+}
+
+LinearPlan Whole(std::int64_t rows, std::int64_t columns, bool bias) {
+  return Rows(/*cut=*/false, {{rows, 0, rows}}, columns, bias);
 }
 
 OutputBlock Block(std::int64_t whole, const Range& mine) { return {whole, mine.begin, mine.size}; }
@@ -37,27 +38,31 @@ LinearPlan PlanOf(const ModelSpec& spec, const Part& part, LinearKind kind) {
   const std::int64_t dim = spec.head_dim;
   const Range q{part.heads.begin * dim, part.heads.size * dim};
   const Range kv{part.kv_heads.begin * dim, part.kv_heads.size * dim};
+  const Splits& splits = spec.splits;
   switch (kind) {
     case LinearKind::kEmbed:
     case LinearKind::kHead:
-      return CutOutputs({Block(spec.vocab_size, part.vocab)}, spec.embed_size, false);
+      return Rows(splits.cuts_vocabulary(), {Block(spec.vocab_size, part.vocab)}, spec.embed_size, false);
     case LinearKind::kProjectIn:
       return Whole(spec.hidden_size, spec.embed_size, false);
     case LinearKind::kProjectOut:
       return Whole(spec.embed_size, spec.hidden_size, false);
     case LinearKind::kQkv:
-      return CutOutputs({Block(spec.q_size(), q), Block(spec.kv_size(), kv), Block(spec.kv_size(), kv)},
-                        spec.hidden_size, spec.bias.qkv);
+      return Rows(splits.cuts_attention(),
+                  {Block(spec.q_size(), q), Block(spec.kv_size(), kv), Block(spec.kv_size(), kv)},
+                  spec.hidden_size, spec.bias.qkv);
     case LinearKind::kAttentionOut:
+      if (!splits.cuts_attention()) return Whole(spec.hidden_size, spec.q_size(), spec.bias.attention_out);
       return CutInputs(spec.hidden_size, spec.q_size(), q, spec.bias.attention_out, part);
     case LinearKind::kFfnUp: {
       const OutputBlock block = Block(spec.ffn_size, part.ffn);
-      return CutOutputs(spec.gated_ffn ? std::vector{block, block} : std::vector{block}, spec.hidden_size,
-                        spec.bias.ffn_up);
+      return Rows(splits.cuts_ffn(), spec.gated_ffn ? std::vector{block, block} : std::vector{block},
+                  spec.hidden_size, spec.bias.ffn_up);
     }
     case LinearKind::kFfnDown:
       break;
   }
+  if (!splits.cuts_ffn()) return Whole(spec.hidden_size, spec.ffn_size, spec.bias.ffn_down);
   return CutInputs(spec.hidden_size, spec.ffn_size, part.ffn, spec.bias.ffn_down, part);
 }
 

@@ -3,8 +3,9 @@
 // Tensor parallelism (Shoeybi et al. 2019, "Megatron-LM"): the ranks of one stage share its layers. q, k, v
 // and the FFN's first matrix are cut by output features, a whole head never divided; what follows them is cut
 // by input features, so that each rank has a summand of its output and one sum over the ranks completes it.
-// The embedding and the head are cut by tokens. Pipeline parallelism: a stage holds consecutive layers, the
-// first also the embedding, the last also the head.
+// The embedding and the head are cut by tokens. A description may leave attention, FFN or vocabulary whole on
+// every rank. Pipeline parallelism: a stage holds consecutive layers, the first also the embedding, the last
+// also the head.
 //
 //   rank = stage · tensor_ranks + tensor_rank
 #pragma once

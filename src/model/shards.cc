@@ -106,9 +106,7 @@ class Sharder {
                            .source = name,
                            .files = {}};
     ShardFile every{.name = kEveryRanksFile, .tensor_rank = ShardFile::kEvery, .tensors = {}};
-    for (const LinearRole& role : RolesOf(spec_, whole_)) {
-      if (IsReplicated(spec_, role)) every.tensors.push_back(Packed(whole_, role));
-    }
+    for (const LinearRole& role : ReplicatedRoles()) every.tensors.push_back(Packed(whole_, role));
     std::vector<TableRole> tables = EndTables(spec_);
     for (std::int64_t layer = 0; layer < spec_.layers; ++layer) {
       for (TableRole& table : LayerTables(spec_, layer)) tables.push_back(std::move(table));
@@ -124,6 +122,18 @@ class Sharder {
       manifest.files.push_back(std::move(file));
     }
     return manifest;
+  }
+
+  // Of all stages, each once: the embedding and the head may be one on one of them and two on two.
+  std::vector<LinearRole> ReplicatedRoles() const {
+    std::vector<LinearRole> roles;
+    for (const Part& part : parts_) {
+      if (part.tensor_rank > 0) continue;
+      for (const LinearRole& role : RolesOf(spec_, part)) {
+        if (IsReplicated(spec_, role)) roles.push_back(role);
+      }
+    }
+    return roles;
   }
 
   Status Report(const std::string& what) const {

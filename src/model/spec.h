@@ -56,6 +56,10 @@ struct Splits {
   Split ffn_up = Split::kColumn;
   Split ffn_down = Split::kRow;
   Split embed = Split::kVocabulary;  // and the head
+
+  bool cuts_attention() const { return qkv != Split::kReplicated; }
+  bool cuts_ffn() const { return ffn_up != Split::kReplicated; }
+  bool cuts_vocabulary() const { return embed != Split::kReplicated; }
 };
 
 // Which of a layer's linears have a bias.

@@ -42,7 +42,7 @@ Status Transformer::AllocateWorkspace() {
   if (spec_.gated_ffn) RETURN_IF_ERROR(floats(rows, part().ffn.size, gated_));
   if (part().last_stage()) RETURN_IF_ERROR(floats(logit_rows, spec_.hidden_size, last_));
   if (part().leads_sums()) RETURN_IF_ERROR(floats(logit_rows, spec_.vocab_size, logits_));
-  if (cut() && part().last_stage()) {
+  if (vocabulary_cut() && part().last_stage()) {
     RETURN_IF_ERROR(floats(logit_rows, part().vocab_share, share_));
     if (part().leads_sums())
       RETURN_IF_ERROR(floats(part().grid.tensor_ranks * logit_rows, part().vocab_share, shares_));
@@ -152,7 +152,7 @@ void Transformer::FillPositions(std::span<const SequenceSlice> slices, std::int6
 }
 
 Status Transformer::LookUp(std::span<const std::int32_t> tokens, float* y) {
-  if (!cut()) {
+  if (!vocabulary_cut()) {
     device_.Embed(*weights_.embed, tokens, y, spec_.embed_size);
     return {};
   }
@@ -202,8 +202,8 @@ Status Transformer::AttentionBlock(const LayerWeights& layer, const LayerLinears
        .scale = 1.0F / std::sqrt(static_cast<float>(spec_.head_dim)),
        .alibi_slopes = spec_.positions == PositionKind::kAlibi ? alibi_slopes_.as<float>() : nullptr,
        .slices = slices});
-  RETURN_IF_ERROR(
-      Sum(*linears.attention_out, context_.as<float>(), x, rows, spec_.residual_from_norm ? input : x));
+  RETURN_IF_ERROR(Sum(*linears.attention_out, attention_cut(), context_.as<float>(), x, rows,
+                      spec_.residual_from_norm ? input : x));
   if (!spec_.norm_before) Norm(layer.attention_norm, x, rows, x);
   return {};
 }
@@ -226,15 +226,15 @@ Status Transformer::FfnBlock(const LayerWeights& layer, const LayerLinears& line
   } else {
     Linear(*linears.ffn_up, input, ffn_.as<float>(), rows, spec_.activation);
   }
-  RETURN_IF_ERROR(Sum(*linears.ffn_down, inside, x, rows, spec_.residual_from_norm ? input : x));
+  RETURN_IF_ERROR(Sum(*linears.ffn_down, ffn_cut(), inside, x, rows, spec_.residual_from_norm ? input : x));
   if (!spec_.norm_before) Norm(layer.ffn_norm, x, rows, x);
   return {};
 }
 
-Status Transformer::Sum(const LinearWeights& weights, const float* input, float* x, std::int64_t rows,
-                        const float* residual) {
-  Linear(weights, input, x, rows, Activation::kNone, part().leads_sums() ? residual : nullptr);
-  if (!cut()) return {};
+Status Transformer::Sum(const LinearWeights& weights, bool cut, const float* input, float* x,
+                        std::int64_t rows, const float* residual) {
+  Linear(weights, input, x, rows, Activation::kNone, !cut || part().leads_sums() ? residual : nullptr);
+  if (!cut) return {};
   return peers_.tensor->AllReduceSum({x, static_cast<std::size_t>(rows * spec_.hidden_size)});
 }
 
@@ -252,6 +252,7 @@ Result<std::span<float>> Transformer::Logits(std::span<const std::int32_t> rows)
 }
 
 Status Transformer::LogitsOfStage(std::span<const std::int32_t> rows) {
+  if (!vocabulary_cut() && !part().leads_sums()) return {};
   const auto count = static_cast<std::int64_t>(rows.size());
   float* last = last_.as<float>();
   device_.GatherRows(x_.as<float>(), spec_.hidden_size, rows, spec_.hidden_size, last, spec_.hidden_size);
@@ -260,7 +261,7 @@ Status Transformer::LogitsOfStage(std::span<const std::int32_t> rows) {
     Linear(*weights_.project_out, last, last_embed_.as<float>(), count);
     last = last_embed_.as<float>();
   }
-  if (!cut()) {
+  if (!vocabulary_cut()) {
     Linear(weights_.head_or_embed(), last, logits_.as<float>(), count);
     return {};
   }

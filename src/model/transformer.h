@@ -63,7 +63,10 @@ class Transformer {
         peers_(peers) {}
 
   const Part& part() const { return weights_.part; }
-  bool cut() const { return part().grid.tensor_ranks > 1; }
+  // Whether tensor ranks have parts of these, and not all of them each.
+  bool attention_cut() const { return part().heads.size < spec_.heads; }
+  bool ffn_cut() const { return part().ffn.size < spec_.ffn_size; }
+  bool vocabulary_cut() const { return part().vocab_share < spec_.vocab_size; }
 
   Status AllocateWorkspace();
   // Rows `slices` of the step, through this rank's stage.
@@ -77,8 +80,8 @@ class Transformer {
   Status AttentionBlock(const LayerWeights& layer, const LayerLinears& linears, int index, float* x,
                         std::int64_t rows, std::span<const SequenceSlice> slices, KvCache& cache);
   Status FfnBlock(const LayerWeights& layer, const LayerLinears& linears, float* x, std::int64_t rows);
-  // x = W·input + residual, where each tensor rank has a summand of W·input.
-  Status Sum(const LinearWeights& weights, const float* input, float* x, std::int64_t rows,
+  // x = W·input + residual. cut: each tensor rank has a summand of W·input.
+  Status Sum(const LinearWeights& weights, bool cut, const float* input, float* x, std::int64_t rows,
              const float* residual);
   // This rank's tokens' logits, [rows, vocab share]: the last stage's work.
   Status LogitsOfStage(std::span<const std::int32_t> rows);
