@@ -63,8 +63,8 @@ class EngineBehaviour : public testing::Test {
     if (options.max_batch_size == LoadOptions().max_batch_size) options.max_batch_size = 16;
     options.max_batch_tokens = max_batch_tokens;
     const ModelSpec spec = LoadSpec(options.directory).value();
-    const KvCacheShape shape{static_cast<int>(spec.layers), static_cast<int>(spec.heads),
-                             static_cast<int>(spec.head_dim()), SizeOf(dtype) < 2 ? DType::kF16 : dtype};
+    const KvCacheShape shape{static_cast<int>(spec.layers), static_cast<int>(spec.kv_heads),
+                             static_cast<int>(spec.head_dim), SizeOf(dtype) < 2 ? DType::kF16 : dtype};
     options.kv_cache_bytes = shape.BytesPerToken() * static_cast<std::uint64_t>(kv_tokens);
     return std::make_unique<Engine>(LoadModel(options, *device_, nullptr).value());
   }

@@ -2,6 +2,7 @@
 // from the checkpoint and from shards. Ranks are threads here; tests/ranks/run starts real ones.
 #include <gtest/gtest.h>
 
+#include <fstream>
 #include <functional>
 #include <iostream>
 #include <thread>
@@ -119,8 +120,7 @@ TEST_P(RanksTest, ShardsLoadAtEveryDivisor) {
   const Grid cut{CutModel(spec, {2 * tp, 1}, 0) ? 2 * tp : tp, 2};
   // Heads that are too small to join: the set loads as it was cut.
   const auto joins = [&](const Grid& grid) {
-    return grid.tensor_ranks == cut.tensor_ranks ||
-           spec.hidden_size / cut.tensor_ranks % Device::kRowStep == 0;
+    return grid.tensor_ranks == cut.tensor_ranks || ShardsJoin(spec, cut.tensor_ranks);
   };
   const auto checkpoint = Checkpoint::Open(directory()).value();
   const auto device = MakeTestDevice(2);
@@ -134,7 +134,9 @@ TEST_P(RanksTest, ShardsLoadAtEveryDivisor) {
     };
     const Status written = WriteShards(spec, cut, source, "golden", dtype, *device, set, nullptr);
     ASSERT_TRUE(written) << written.error().message;
-    std::filesystem::copy(directory() / "config.json", set / "config.json");
+    for (const char* name : {"config.json", "architecture.json"}) {
+      if (std::filesystem::exists(directory() / name)) std::filesystem::copy(directory() / name, set / name);
+    }
     for (const Grid grid : {Grid{1, 1}, Grid{tp, 1}, Grid{cut.tensor_ranks, 1}, Grid{1, 2}, Grid{tp, 2}}) {
       if (!joins(grid)) {
         EXPECT_EQ(OpenShards(spec, grid, 0, dtype, *device, set).error().code, ErrorCode::kUnsupported);
@@ -160,6 +162,53 @@ INSTANTIATE_TEST_SUITE_P(Models, RanksTest, testing::ValuesIn(GoldenModels()), [
   std::replace(name.begin(), name.end(), '-', '_');
   return name;
 });
+
+// What a description leaves whole on every rank is computed there, and nothing is added up after it.
+TEST(SplitsTest, WhatIsReplicatedGivesTheSameLogits) {
+  const std::string name = "llama";
+  const std::filesystem::path model = ModelsDir() / name;
+  const json::object description =
+      ParseJson(ReadFileToString(SourceDir() / "src/model/architectures/llama.json").value(), "llama.json")
+          .value()
+          .as_object();
+  const Golden golden = ReadGolden(name);
+  const auto device = MakeTestDevice(2);
+  std::string folder = (std::filesystem::temp_directory_path() / "splits_test_XXXXXX").string();
+  ASSERT_NE(::mkdtemp(folder.data()), nullptr);
+  const std::vector<std::vector<std::string>> replicated = {
+      {"qkv", "attention_out"},
+      {"ffn_up", "ffn_down"},
+      {"embed"},
+      {"qkv", "attention_out", "ffn_up", "ffn_down", "embed"}};
+  for (std::size_t i = 0; i < replicated.size(); ++i) {
+    SCOPED_TRACE(testing::Message() << "replicated: " << testing::PrintToString(replicated[i]));
+    const std::filesystem::path copy = std::filesystem::path(folder) / std::to_string(i);
+    std::filesystem::create_directory(copy);
+    for (const char* file : {"config.json", "model.safetensors"})
+      std::filesystem::copy(model / file, copy / file);
+    json::object changed = description;
+    for (const std::string& role : replicated[i]) changed["splits"].as_object()[role] = "replicated";
+    std::ofstream(copy / "architecture.json") << json::serialize(changed);
+    const ModelSpec spec = LoadSpec(copy).value();
+    const std::filesystem::path set = copy / "shards";
+    const auto checkpoint = Checkpoint::Open(copy).value();
+    const auto source = [&](const Part& part) {
+      return MakeCheckpointSource(spec, part, *checkpoint, DType::kF32, *device);
+    };
+    ASSERT_TRUE(WriteShards(spec, {2, 2}, source, "golden", DType::kF32, *device, set, nullptr));
+    for (const char* file : {"config.json", "architecture.json"})
+      std::filesystem::copy(copy / file, set / file);
+    for (const Grid grid : {Grid{2, 1}, Grid{2, 2}}) {
+      for (const std::filesystem::path& from : {copy, set}) {
+        OnRanks(from, DType::kF32, grid,
+                [&golden](LoadedModel m) { ExpectGoldenLogits(golden, std::move(m)); });
+      }
+    }
+    // Three ranks could not share two key and value heads, nor 88 features.
+    EXPECT_EQ(CutModel(spec, {3, 1}, 0).has_value(), i + 1 == replicated.size());
+  }
+  std::filesystem::remove_all(folder);
+}
 
 // A rank that is lost in the middle of a step ends the step on all, and the engine's requests with a reason.
 TEST(LostRankTest, EndsEveryRequestWithAnError) {

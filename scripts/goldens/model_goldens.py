@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Tiny BLOOM and OPT checkpoints with the results transformers gets from them, in f32.
+"""Tiny checkpoints of every built-in architecture, and of one that is not, with the results transformers gets from them, in f32.
 
 For each configuration testdata/models/<name>/ holds an ordinary Hugging Face directory (config.json and weights in one of the forms found
 in the wild) and beside it
@@ -18,7 +18,17 @@ import numpy as np
 import torch
 from safetensors.numpy import save_file as save_numpy
 from safetensors.torch import save_file as save_torch
-from transformers import BloomConfig, BloomForCausalLM, LogitsProcessorList, OPTConfig, OPTForCausalLM
+from transformers import (
+    AutoModelForCausalLM,
+    BloomConfig,
+    GPT2Config,
+    GPTNeoXConfig,
+    LlamaConfig,
+    LogitsProcessorList,
+    MistralConfig,
+    OPTConfig,
+    Qwen2Config,
+)
 from transformers.generation.configuration_utils import GenerationConfig
 from transformers.generation.logits_process import (
     MinLengthLogitsProcessor,
@@ -45,6 +55,27 @@ def opt(**changes):
                                max_position_embeddings=192, dropout=0.0, bos_token_id=2, eos_token_id=2, pad_token_id=1), **changes})  # fmt: skip
 
 
+IDS = dict(bos_token_id=1, eos_token_id=2, pad_token_id=3)
+
+
+def gpt2(**changes):
+    return GPT2Config(**{**dict(vocab_size=160, n_embd=32, n_layer=2, n_head=4, n_positions=192, resid_pdrop=0.0, embd_pdrop=0.0, attn_pdrop=0.0), **IDS,
+                         **changes})  # fmt: skip
+
+
+def gpt_neox(**changes):
+    return GPTNeoXConfig(**{**dict(vocab_size=160, hidden_size=64, num_hidden_layers=2, num_attention_heads=4, intermediate_size=128,
+                                   max_position_embeddings=192), **IDS, **changes})  # fmt: skip
+
+
+def gated(kind, **changes):
+    """LLaMA and what came after it: RMS norms, rotary positions, heads that share keys and values, a gated FFN."""
+    return kind(**{**dict(vocab_size=160, hidden_size=32, num_hidden_layers=2, num_attention_heads=4, num_key_value_heads=2, intermediate_size=88,
+                          max_position_embeddings=192, tie_word_embeddings=False), **IDS, **changes})  # fmt: skip
+
+
+LLAMA3 = {"rope_type": "llama3", "factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0, "original_max_position_embeddings": 64}
+
 # name → (configuration, how it is stored, which cases)
 CONFIGURATIONS = {
     "bloom": (bloom(), dict(prefix="transformer."), "all"),
@@ -69,6 +100,22 @@ CONFIGURATIONS = {
     "opt-bf16": (opt(), dict(prefix="model.decoder.", dtype=torch.bfloat16), "some"),
     "opt-untied": (opt(tie_word_embeddings=False), dict(prefix="model.decoder.", keep_head=True), "some"),
     "opt-gelu": (opt(activation_function="gelu"), dict(prefix="model.decoder."), "some"),
+    "gpt2": (gpt2(), dict(prefix="transformer."), "all"),
+    "gpt2-bin-noprefix": (gpt2(n_inner=100, n_head=2), dict(form="bin", prefix=""), "some"),
+    "gpt2-f16": (gpt2(), dict(prefix="transformer.", dtype=torch.float16), "some"),
+    "gpt-neox": (gpt_neox(), dict(prefix="gpt_neox.", keep_head=True), "all"),
+    "gpt-neox-sequential": (gpt_neox(use_parallel_residual=False, rotary_pct=1.0, rotary_emb_base=500, attention_bias=False, tie_word_embeddings=True),
+                            dict(prefix="gpt_neox."), "some"),  # fmt: skip
+    "llama": (gated(LlamaConfig), dict(prefix="model.", keep_head=True), "all"),
+    "llama-bf16": (gated(LlamaConfig, num_key_value_heads=1), dict(prefix="model.", keep_head=True, dtype=torch.bfloat16), "some"),
+    "llama-biases": (gated(LlamaConfig, num_key_value_heads=4, head_dim=12, attention_bias=True, mlp_bias=True, tie_word_embeddings=True),
+                     dict(prefix="model."), "some"),  # fmt: skip
+    "llama-rope-llama3": (gated(LlamaConfig, rope_theta=500.0, rope_scaling=LLAMA3), dict(prefix="model.", keep_head=True), "some"),
+    "llama-rope-linear": (gated(LlamaConfig, rope_scaling={"rope_type": "linear", "factor": 4.0}), dict(prefix="model.", keep_head=True), "some"),
+    "llama-outliers": (gated(LlamaConfig), dict(prefix="model.", keep_head=True, outliers=True), "some"),
+    "mistral": (gated(MistralConfig, sliding_window=100), dict(prefix="model.", keep_head=True), "some"),
+    # Not built in: its description lies beside it.
+    "qwen2-described": (gated(Qwen2Config), dict(prefix="model.", keep_head=True, description="qwen2.json"), "some"),
 }
 
 GREEDY = {"max_new_tokens": 40}
@@ -105,17 +152,35 @@ DISTRIBUTIONS = [
 ]  # fmt: skip
 
 
+# Names of embeddings and heads.
+TABLES = ("embed", "lm_head", "wte", "wpe")
+# What begins the names of a family's tensors in transformers, heads aside.
+BODY = {"bloom": "transformer.", "opt": "model.decoder.", "gpt2": "transformer.", "gpt_neox": "gpt_neox."}
+KEYS = {
+    "bloom": ["hidden_size", "n_layer", "n_head", "layer_norm_epsilon", "apply_residual_connection_post_layernorm"],
+    "opt": ["hidden_size", "num_hidden_layers", "num_attention_heads", "ffn_dim", "word_embed_proj_dim", "max_position_embeddings",
+            "do_layer_norm_before", "activation_function", "enable_bias", "layer_norm_elementwise_affine", "_remove_final_layer_norm"],
+    "gpt2": ["n_embd", "n_layer", "n_head", "n_inner", "n_positions", "layer_norm_epsilon", "activation_function", "scale_attn_weights",
+             "scale_attn_by_inverse_layer_idx", "add_cross_attention"],
+    "gpt_neox": ["hidden_size", "num_hidden_layers", "num_attention_heads", "intermediate_size", "max_position_embeddings", "layer_norm_eps",
+                 "hidden_act", "rotary_pct", "rotary_emb_base", "rope_scaling", "use_parallel_residual", "attention_bias"],
+}  # fmt: skip
+GATED_KEYS = ["hidden_size", "num_hidden_layers", "num_attention_heads", "num_key_value_heads", "head_dim", "intermediate_size", "max_position_embeddings",
+              "rms_norm_eps", "hidden_act", "rope_theta", "rope_scaling", "attention_bias", "mlp_bias", "sliding_window", "use_sliding_window"]  # fmt: skip
+
+
 def make_model(config, seed):
     """Random weights, wide enough that argmax is no near tie; norms and biases random too, so that none can be left out unnoticed."""
     generator = torch.Generator().manual_seed(seed)
     with no_init_weights():  # transformers' own initialisation trips over norms without weights
-        model = (BloomForCausalLM if config.model_type == "bloom" else OPTForCausalLM)(config).eval()
+        model = AutoModelForCausalLM.from_config(config).eval()
     model.tie_weights()
     with torch.no_grad():
         for name, parameter in sorted(model.named_parameters()):
             noise = torch.randn(parameter.shape, generator=generator)
             if parameter.dim() == 2:
-                parameter.copy_(noise * (0.25 if "embed" in name or "lm_head" in name else 1.2 / parameter.shape[1] ** 0.5))
+                inputs = parameter.shape[0 if config.model_type == "gpt2" else 1]  # Conv1D is [in, out]
+                parameter.copy_(noise * (0.25 if any(part in name for part in TABLES) else 1.2 / inputs**0.5))
             elif name.endswith("weight"):
                 parameter.copy_(1 + 0.3 * noise)
             else:
@@ -123,11 +188,34 @@ def make_model(config, seed):
     return model
 
 
+def move_size(model, seed):
+    """The same function with features of very different sizes: norms' gains and values multiplied by powers of two, and divided in what reads them."""
+    generator = torch.Generator().manual_seed(seed)
+
+    def factors(count):
+        return 2.0 ** torch.randint(-4, 5, (count,), generator=generator)
+
+    config = model.config
+    with torch.no_grad():
+        for layer in model.model.layers:
+            attention, mlp = layer.self_attn, layer.mlp
+            for norm, readers in ((layer.input_layernorm, (attention.q_proj, attention.k_proj, attention.v_proj)),
+                                  (layer.post_attention_layernorm, (mlp.gate_proj, mlp.up_proj))):  # fmt: skip
+                sizes = factors(config.hidden_size)
+                norm.weight *= sizes
+                for reader in readers:
+                    reader.weight /= sizes
+            sizes = factors(attention.v_proj.weight.shape[0])
+            attention.v_proj.weight *= sizes[:, None]
+            sharers = config.num_attention_heads // config.num_key_value_heads
+            attention.o_proj.weight /= sizes.reshape(config.num_key_value_heads, 1, -1).expand(-1, sharers, -1).reshape(-1)
+
+
 def stored_tensors(model, prefix, keep_head, dtype):
-    body = "transformer." if model.config.model_type == "bloom" else "model.decoder."
+    body = BODY.get(model.config.model_type, "model.")
     tensors = {}
     for name, tensor in model.state_dict().items():
-        if name == "lm_head.weight":
+        if name in ("lm_head.weight", "embed_out.weight"):
             if keep_head:
                 tensors[name] = tensor.to(dtype).clone()
         else:
@@ -135,14 +223,11 @@ def stored_tensors(model, prefix, keep_head, dtype):
     return dict(sorted(tensors.items()))
 
 
-def store(directory, model, form="safetensors", shards=1, separator="-", prefix="", keep_head=False, dtype=torch.float32, legacy_keys=False):
+def store(directory, model, form="safetensors", shards=1, separator="-", prefix="", keep_head=False, dtype=torch.float32, legacy_keys=False,
+          description=None, outliers=False):
     config = json.loads(model.config.to_json_string(use_diff=False))
-    keys = ["model_type", "vocab_size", "hidden_size", "bos_token_id", "eos_token_id", "pad_token_id", "tie_word_embeddings"]
-    if model.config.model_type == "bloom":
-        keys += ["n_layer", "n_head", "layer_norm_epsilon", "apply_residual_connection_post_layernorm"]
-    else:
-        keys += ["num_hidden_layers", "num_attention_heads", "ffn_dim", "word_embed_proj_dim", "max_position_embeddings", "do_layer_norm_before",
-                 "activation_function", "enable_bias", "layer_norm_elementwise_affine", "_remove_final_layer_norm"]  # fmt: skip
+    keys = ["model_type", "vocab_size", "bos_token_id", "eos_token_id", "pad_token_id", "tie_word_embeddings"]
+    keys += KEYS.get(model.config.model_type, GATED_KEYS)
     chosen = {key: config[key] for key in keys if key in config}
     chosen["torch_dtype"] = str(dtype).removeprefix("torch.")
     if legacy_keys:
@@ -150,6 +235,8 @@ def store(directory, model, form="safetensors", shards=1, separator="-", prefix=
         chosen["num_attention_heads"] = chosen.pop("n_head")
         chosen["num_hidden_layers"] = chosen.pop("n_layer")
     write_json(directory / "config.json", chosen)
+    if description is not None:
+        shutil.copy(pathlib.Path(__file__).parent / description, directory / "architecture.json")
     tensors = stored_tensors(model, prefix, keep_head, dtype)
     names = list(tensors)
     stem, extension = ("model", ".safetensors") if form == "safetensors" else ("pytorch_model", ".bin")
@@ -263,6 +350,8 @@ def make(directory, name, config, storage, which, seed):
     shutil.rmtree(directory, ignore_errors=True)
     directory.mkdir(parents=True)
     model = make_model(config, seed)
+    if storage.get("outliers"):
+        move_size(model, seed)
     store(directory, model, **storage)
     model = stored_values(model, storage.get("dtype", torch.float32))
     rng = np.random.default_rng(seed)

@@ -27,8 +27,8 @@ json::object ToJson(const std::string& name, const ModelSpec& spec, const std::v
   }
   json::object kv_bytes;
   for (const DType dtype : {DType::kF32, DType::kF16, DType::kBF16, DType::kI8}) {
-    const KvCacheShape shape{static_cast<int>(spec.layers), static_cast<int>(spec.heads),
-                             static_cast<int>(spec.head_dim()), dtype};
+    const KvCacheShape shape{static_cast<int>(spec.layers), static_cast<int>(spec.kv_heads),
+                             static_cast<int>(spec.head_dim), dtype};
     kv_bytes[DTypeName(dtype)] = shape.BytesPerToken();
   }
   return {{"model", name},
@@ -37,6 +37,7 @@ json::object ToJson(const std::string& name, const ModelSpec& spec, const std::v
           {"layers", spec.layers},
           {"hidden_size", spec.hidden_size},
           {"heads", spec.heads},
+          {"kv_heads", spec.kv_heads},
           {"ffn_size", spec.ffn_size},
           {"vocab_size", spec.vocab_size},
           {"max_context_tokens", spec.max_positions},
@@ -67,8 +68,7 @@ void Print(const json::object& info) {
 
 Status Info(const InfoFlags& flags) {
   ASSIGN_OR_RETURN(const LoadOptions options, ToLoadOptions(flags.model));
-  ASSIGN_OR_RETURN(const ModelSpec spec,
-                   options.shape.empty() ? LoadSpec(options.directory) : NamedShape(options.shape));
+  ASSIGN_OR_RETURN(const ModelSpec spec, SpecOf(options));
   ASSIGN_OR_RETURN(const std::unique_ptr<Device> device, MakeDevice(flags.model));
   std::vector<Sizes> sizes;
   for (const DType dtype : {DType::kF32, DType::kBF16, DType::kF16, DType::kI8, DType::kI4})
@@ -91,6 +91,7 @@ void AddInfo(CLI::App& app) {
       "info", "Show a model's architecture and what it takes in memory, without loading it");
   command->add_option("model", flags->model.model, "Model directory; without one, the built-in demo model")
       ->option_text("[MODEL]");
+  AddPolicyFlag(*command, flags->model);
   command->add_option_function<std::string>(
       "--shape",
       [flags](const std::string& shape) {

@@ -43,11 +43,19 @@ Result<std::optional<Placement>> PlacementFlags(const ModelFlags& flags) {
 
 }  // namespace
 
+void AddPolicyFlag(CLI::App& command, ModelFlags& flags) {
+  command.add_option(
+      "--policy", flags.policy,
+      "JSON description of MODEL's architecture: tensor names, layout, how it splits over ranks; "
+      "default: architecture.json beside its config.json, or what is built in");
+}
+
 void AddModelFlags(CLI::App& command, ModelFlags& flags, bool with_shapes) {
   command
       .add_option("model", flags.model,
                   "Model directory (Hugging Face layout); without one, the built-in demo model")
       ->option_text("[MODEL]");
+  AddPolicyFlag(command, flags);
   if (with_shapes) {
     command.add_option(
         "--shape", flags.shape,
@@ -139,8 +147,11 @@ Result<LoadOptions> ToLoadOptions(const ModelFlags& flags) {
   }
   if (!flags.shape.empty() && !flags.model.empty())
     return Fail(ErrorCode::kInvalidArgument, "give MODEL or --shape, not both");
+  if (!flags.policy.empty() && !flags.shape.empty())
+    return Fail(ErrorCode::kInvalidArgument, "--policy describes a MODEL; a --shape is described already");
   options.shape = flags.shape;
   options.directory = flags.model;
+  options.policy = flags.policy;
   if (flags.model.empty() && flags.shape.empty()) {
     ASSIGN_OR_RETURN(options.directory, DemoModel());
     options.name = "bloomery-demo";

@@ -15,7 +15,8 @@ namespace bloomery {
 
 // MODEL, --shape, --load-format, --dtype, --kv-dtype, --threads …: what to load and onto what.
 struct ModelFlags {
-  std::string model;  // directory; empty: the demo model
+  std::string model;   // directory; empty: the demo model
+  std::string policy;  // a description's file; empty: the model's own, or a built-in one
   std::string shape;
   std::string load_format = "auto";
   std::string dtype = "auto";
@@ -38,6 +39,9 @@ struct ModelFlags {
 
   Grid grid() const { return {tensor_ranks, stages}; }
 };
+
+// --policy alone.
+void AddPolicyFlag(CLI::App& command, ModelFlags& flags);
 
 // `with_shapes`: also --shape and --load-format.
 void AddModelFlags(CLI::App& command, ModelFlags& flags, bool with_shapes);

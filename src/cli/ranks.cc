@@ -55,8 +55,7 @@ Result<std::vector<std::string>> MpirunCommand(const ModelFlags& flags,
 }
 
 Status CheckGrid(const ModelFlags& flags, const LoadOptions& options) {
-  ASSIGN_OR_RETURN(const ModelSpec spec,
-                   options.shape.empty() ? LoadSpec(options.directory) : NamedShape(options.shape));
+  ASSIGN_OR_RETURN(const ModelSpec spec, SpecOf(options));
   if (options.shape.empty() && ShardSet::Exists(options.directory)) {
     ASSIGN_OR_RETURN(const auto device, MakeDevice(flags));
     RETURN_IF_ERROR(OpenShards(spec, flags.grid(), 0, options.dtype, *device, options.directory));

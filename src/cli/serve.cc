@@ -40,6 +40,7 @@ Result<std::vector<std::string>> WorkerCommand(const ServeFlags& flags, const Lo
                                       flags.name.empty() ? options.name : flags.name};
   if (m.shape.empty()) {
     command.push_back(options.directory.string());
+    if (!m.policy.empty()) command.insert(command.end(), {"--policy", m.policy});
   } else {
     command.insert(command.end(), {"--shape", m.shape, "--load-format", "dummy"});
   }

@@ -19,17 +19,22 @@ struct ShardFlags {
   std::string output;
 };
 
-// What is beside the weights and is needed to serve them: configuration, tokenizer, templates.
-Status CopySmallFiles(const fs::path& from, const fs::path& to) {
+// What is beside the weights and is needed to serve them: configuration, tokenizer, templates; and `policy`,
+// if there is one, which describes the shards as it does the model.
+Status CopySmallFiles(const fs::path& from, const fs::path& policy, const fs::path& to) {
+  const auto copy = [](const fs::path& file, const fs::path& copied) -> Status {
+    std::error_code error;
+    fs::copy_file(file, copied, fs::copy_options::overwrite_existing, error);
+    if (error) return Fail(ErrorCode::kIo, "{}: {}", copied.string(), error.message());
+    return {};
+  };
   for (const char* name : {"config.json", "generation_config.json", "architecture.json", "tokenizer.json",
                            "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json",
                            "vocab.json", "merges.txt", "chat_template.jinja", "serving.properties"}) {
     std::error_code error;
-    if (!fs::exists(from / name, error)) continue;
-    fs::copy_file(from / name, to / name, fs::copy_options::overwrite_existing, error);
-    if (error) return Fail(ErrorCode::kIo, "{}: {}", (to / name).string(), error.message());
+    if (fs::exists(from / name, error)) RETURN_IF_ERROR(copy(from / name, to / name));
   }
-  return {};
+  return policy.empty() ? Status() : copy(policy, to / "architecture.json");
 }
 
 ShardProgress Progress() {
@@ -56,7 +61,7 @@ Status Shard(const ShardFlags& flags) {
     return Fail(ErrorCode::kInvalidArgument, "{} is a set of shards; name the model it was made from",
                 options.directory.string());
   }
-  ASSIGN_OR_RETURN(const ModelSpec spec, random ? NamedShape(options.shape) : LoadSpec(options.directory));
+  ASSIGN_OR_RETURN(const ModelSpec spec, SpecOf(options));
   const DType dtype = ResolveDType(options.dtype, spec);
   RETURN_IF_ERROR(CutModel(spec, flags.model.grid(), 0));
   ASSIGN_OR_RETURN(const auto device, MakeDevice(flags.model));
@@ -76,7 +81,7 @@ Status Shard(const ShardFlags& flags) {
   fs::create_directories(flags.output, error);
   if (error) return Fail(ErrorCode::kIo, "{}: {}", flags.output, error.message());
   RETURN_IF_ERROR(random ? WriteConfig(options.shape, flags.output)
-                         : CopySmallFiles(options.directory, flags.output));
+                         : CopySmallFiles(options.directory, options.policy, flags.output));
   const InterruptGuard guard;
   const Status written =
       WriteShards(spec, flags.model.grid(), source, name, dtype, *device, flags.output, Progress());
@@ -105,6 +110,7 @@ void AddShard(CLI::App& app) {
           "--shape", flags->model.shape,
           "Instead of MODEL: a published size with random weights, such as opt-30b, to measure loading")
       ->each([flags](const std::string&) { flags->model.load_format = "dummy"; });
+  AddPolicyFlag(*command, flags->model);
   command->add_option("--output", flags->output, "Directory for the shards, made if it is not there")
       ->required();
   command

@@ -82,8 +82,7 @@ Result<ModelWeights> Weights(const LoadOptions& options, const ModelSpec& spec, 
 // Everything but the KV cache, whose size the ranks have yet to agree on.
 Result<LoadedModel> LoadPart(const LoadOptions& options, Device& device, const LoadProgress& progress,
                              const RankGroup* ranks) {
-  ASSIGN_OR_RETURN(const ModelSpec spec,
-                   options.shape.empty() ? LoadSpec(options.directory) : NamedShape(options.shape));
+  ASSIGN_OR_RETURN(const ModelSpec spec, SpecOf(options));
   LoadedModel model;
   model.options = options;
   if (options.shape.empty()) {
@@ -118,6 +117,10 @@ Result<std::int64_t> Smallest(Communicator& world, std::int64_t mine) {
 }
 
 }  // namespace
+
+Result<ModelSpec> SpecOf(const LoadOptions& options) {
+  return options.shape.empty() ? LoadSpec(options.directory, options.policy) : NamedShape(options.shape);
+}
 
 DType ResolveDType(std::optional<DType> asked, const ModelSpec& spec) {
   return asked.value_or(spec.checkpoint_dtype.value_or(DType::kF32));

@@ -19,6 +19,7 @@ namespace bloomery {
 
 struct LoadOptions {
   std::filesystem::path directory;  // a Hugging Face directory …
+  std::filesystem::path policy;     // description of its architecture; empty: its own, or a built-in one
   std::string shape;                // … or a named shape with random weights, where this is not empty
   std::string name;                 // what the model calls itself; the directory's or shape's name by default
   std::optional<DType> dtype;       // absent ("auto"): the checkpoint's own
@@ -53,6 +54,9 @@ struct LoadedModel {
 // much is missing. With `ranks` (collective), each loads its part, and all fail where one does.
 Result<LoadedModel> LoadModel(const LoadOptions& options, Device& device, const LoadProgress& progress,
                               std::unique_ptr<RankGroup> ranks = nullptr);
+
+// What the model is, before anything of it is loaded.
+Result<ModelSpec> SpecOf(const LoadOptions& options);
 
 // The dtype "auto" stands for.
 DType ResolveDType(std::optional<DType> asked, const ModelSpec& spec);

@@ -4,6 +4,7 @@
 
 #include <algorithm>
 #include <cassert>
+#include <cmath>
 #include <limits>
 
 #include "kernels/attention.h"
@@ -21,13 +22,16 @@ namespace {
 static_assert(static_cast<int>(Activation::kNone) == kActNone &&
               static_cast<int>(Activation::kRelu) == kActRelu &&
               static_cast<int>(Activation::kGeluTanh) == kActGeluTanh &&
-              static_cast<int>(Activation::kGeluErf) == kActGeluErf);
+              static_cast<int>(Activation::kGeluErf) == kActGeluErf &&
+              static_cast<int>(Activation::kSilu) == kActSilu);
 
 // Far more than any machine has cores; a wrong flag fails here rather than in the thread library.
 constexpr int kMaxThreads = 4096;
 
 // Values that a thread should at least get before others are woken for a row operation.
 constexpr std::int64_t kRowOpElements = 16 << 10U;
+// Values that take as long as one sine and one cosine.
+constexpr std::int64_t kAngleElements = 32;
 
 const KernelTable& TableOf(Isa isa) {
   switch (isa) {
@@ -152,6 +156,53 @@ class CpuDevice final : public Device {
                                .gain = gain,
                                .bias = bias,
                                .eps = eps});
+    });
+  }
+
+  void RmsNorm(const float* x, std::int64_t x_stride, std::int64_t rows, std::int64_t cols, const float* gain,
+               float eps, float* y, std::int64_t y_stride) override {
+    ForRows(rows, cols, [&](std::int64_t row) {
+      kernels_.rms_norm_row(
+          {.x = x + row * x_stride, .y = y + row * y_stride, .columns = cols, .gain = gain, .eps = eps});
+    });
+  }
+
+  void Gate(const float* x, std::int64_t x_stride, std::int64_t rows, std::int64_t cols,
+            Activation activation, float* y, std::int64_t y_stride) override {
+    ForRows(rows, 2 * cols, [&](std::int64_t row) {
+      const float* gate = x + row * x_stride;
+      kernels_.gate_row({.gate = gate,
+                         .up = gate + cols,
+                         .y = y + row * y_stride,
+                         .columns = cols,
+                         .activation = static_cast<int>(activation)});
+    });
+  }
+
+  void RotaryAngles(std::span<const float> frequencies, std::span<const std::int32_t> positions,
+                    float* angles) override {
+    const auto pairs = static_cast<std::int64_t>(frequencies.size());
+    ForRows(static_cast<std::int64_t>(positions.size()), pairs * kAngleElements, [&](std::int64_t row) {
+      float* cosines = angles + row * 2 * pairs;
+      for (std::int64_t i = 0; i < pairs; ++i) {
+        const float angle = static_cast<float>(positions[static_cast<std::size_t>(row)]) *
+                            frequencies[static_cast<std::size_t>(i)];
+        cosines[i] = std::cos(angle);
+        cosines[pairs + i] = std::sin(angle);
+      }
+    });
+  }
+
+  void Rotate(const RotateArgs& args) override {
+    assert(2 * args.pairs <= args.head_dim);
+    ForRows(args.rows, args.heads * args.head_dim, [&](std::int64_t row) {
+      const float* cosines = args.angles + row * 2 * args.pairs;
+      kernels_.rotate_row({.x = args.x + row * args.x_stride,
+                           .heads = args.heads,
+                           .head_dim = args.head_dim,
+                           .cosines = cosines,
+                           .sines = cosines + args.pairs,
+                           .pairs = args.pairs});
     });
   }
 

@@ -16,6 +16,10 @@ namespace {
 
 // Two passes in f32 over at most 1000 columns, values of order 1.
 constexpr double kLayerNormTolerance = 2e-5;
+// One pass over values of order 1.
+constexpr double kRmsNormTolerance = 5e-6;
+// Two products of values of order 1, each rounded.
+constexpr double kRotaryTolerance = 1e-6;
 
 // Sets BLOOMERY_ISA for one scope.
 class ScopedIsa {
@@ -133,6 +137,145 @@ TEST_P(RowOpsTest, LayerNormOfARowDoesNotDependOnOtherRowsOrThreads) {
     std::vector<float> one(static_cast<std::size_t>(cols));
     device->LayerNorm(x.data() + 69 * cols, cols, 1, cols, nullptr, nullptr, 1e-5F, one.data(), cols);
     EXPECT_TRUE(SameBits(one.data(), first.data() + 69 * cols, cols));
+  }
+}
+
+TEST_P(RowOpsTest, RmsNormAgreesWithDoublePrecision) {
+  const auto device = MakeDevice();
+  for (const std::int64_t cols : {1, 2, 15, 16, 17, 64, 1000}) {
+    const std::int64_t rows = 3;
+    const std::int64_t stride = cols + 3;
+    std::vector<float> x = Random(2).Floats(rows * stride, 3.0F);
+    const std::vector<float> gain = Random(3).Floats(cols);
+    const float eps = 1e-5F;
+    std::vector<float> y(x.size(), 9.0F);
+    std::vector<float> plain(x.size(), 9.0F);
+    device->RmsNorm(x.data(), stride, rows, cols, gain.data(), eps, y.data(), stride);
+    device->RmsNorm(x.data(), stride, rows, cols, nullptr, eps, plain.data(), stride);
+    for (std::int64_t r = 0; r < rows; ++r) {
+      const auto at = [&](std::int64_t c) { return static_cast<std::size_t>(r * stride + c); };
+      double mean = 0;
+      for (std::int64_t c = 0; c < cols; ++c)
+        mean += std::pow(static_cast<double>(x[at(c)]), 2) / static_cast<double>(cols);
+      for (std::int64_t c = 0; c < cols; ++c) {
+        const double normal = static_cast<double>(x[at(c)]) / std::sqrt(mean + static_cast<double>(eps));
+        const auto column = static_cast<std::size_t>(c);
+        ASSERT_NEAR(static_cast<double>(plain[at(c)]), normal, kRmsNormTolerance) << cols;
+        ASSERT_NEAR(static_cast<double>(y[at(c)]), normal * static_cast<double>(gain[column]),
+                    kRmsNormTolerance)
+            << cols;
+      }
+      EXPECT_EQ(y[at(cols)], 9.0F) << "gaps between rows are left alone";
+    }
+    std::vector<float> in_place = x;
+    device->RmsNorm(in_place.data(), stride, rows, cols, gain.data(), eps, in_place.data(), stride);
+    for (std::int64_t r = 0; r < rows; ++r)
+      EXPECT_TRUE(SameBits(in_place.data() + r * stride, y.data() + r * stride, cols))
+          << "in place, " << cols;
+  }
+}
+
+TEST_P(RowOpsTest, GateIsTheActivationTimesTheOtherHalf) {
+  const auto device = MakeDevice();
+  for (const std::int64_t cols : {1, 15, 16, 17, 100}) {
+    const std::int64_t rows = 3;
+    const std::vector<float> x = Random(5).Floats(rows * 2 * cols, 4.0F);
+    std::vector<float> y(static_cast<std::size_t>(rows * cols));
+    device->Gate(x.data(), 2 * cols, rows, cols, Activation::kSilu, y.data(), cols);
+    for (std::int64_t r = 0; r < rows; ++r) {
+      for (std::int64_t c = 0; c < cols; ++c) {
+        const auto gate = static_cast<double>(x[static_cast<std::size_t>(r * 2 * cols + c)]);
+        const auto up = static_cast<double>(x[static_cast<std::size_t>((r * 2 + 1) * cols + c)]);
+        ASSERT_NEAR(static_cast<double>(y[static_cast<std::size_t>(r * cols + c)]),
+                    gate / (1 + std::exp(-gate)) * up, 1e-5)
+            << cols;
+      }
+    }
+    std::vector<float> in_place = x;
+    device->Gate(in_place.data(), 2 * cols, rows, cols, Activation::kSilu, in_place.data(), 2 * cols);
+    for (std::int64_t r = 0; r < rows; ++r)
+      EXPECT_TRUE(SameBits(in_place.data() + r * 2 * cols, y.data() + r * cols, cols))
+          << "in place, " << cols;
+  }
+}
+
+TEST_P(RowOpsTest, RotateTurnsPairsOfFeaturesByTheirAngle) {
+  const auto device = MakeDevice();
+  const std::int64_t heads = 3;
+  const std::vector<std::int32_t> positions = {0, 1, 77, 2047};
+  const auto rows = static_cast<std::int64_t>(positions.size());
+  for (const std::int64_t pairs : {1, 4, 15, 16, 17, 64}) {
+    for (const std::int64_t rest : {0, 5}) {  // features that are not turned
+      const std::int64_t dim = 2 * pairs + rest;
+      const std::int64_t stride = heads * dim + 7;
+      std::vector<float> frequencies;
+      for (std::int64_t i = 0; i < pairs; ++i) frequencies.push_back(std::pow(0.5F, static_cast<float>(i)));
+      std::vector<float> angles(static_cast<std::size_t>(rows * 2 * pairs));
+      device->RotaryAngles(frequencies, positions, angles.data());
+      const std::vector<float> x = Random(6).Floats(rows * stride);
+      std::vector<float> turned = x;
+      device->Rotate({.angles = angles.data(),
+                      .pairs = pairs,
+                      .x = turned.data(),
+                      .x_stride = stride,
+                      .rows = rows,
+                      .heads = heads,
+                      .head_dim = dim});
+      for (std::int64_t r = 0; r < rows; ++r) {
+        for (std::int64_t c = 0; c < stride; ++c) {
+          const auto at = [&](std::int64_t column) { return static_cast<std::size_t>(r * stride + column); };
+          const std::int64_t feature = c % dim;
+          if (c >= heads * dim || feature >= 2 * pairs) {
+            EXPECT_EQ(turned[at(c)], x[at(c)]) << "not a feature to turn";
+            continue;
+          }
+          const auto angle = static_cast<double>(static_cast<float>(positions[static_cast<std::size_t>(r)]) *
+                                                 frequencies[static_cast<std::size_t>(feature % pairs)]);
+          const std::int64_t other = feature < pairs ? c + pairs : c - pairs;
+          const double sign = feature < pairs ? -1 : 1;
+          ASSERT_NEAR(static_cast<double>(turned[at(c)]),
+                      static_cast<double>(x[at(c)]) * std::cos(angle) +
+                          sign * static_cast<double>(x[at(other)]) * std::sin(angle),
+                      kRotaryTolerance)
+              << pairs << " pairs, row " << r << ", column " << c;
+        }
+      }
+    }
+  }
+}
+
+// What the engine's promise rests on: the same of the operations that have no sums across rows to begin with.
+TEST_P(RowOpsTest, RmsNormGateAndRotateOfARowDoNotDependOnOtherRowsOrThreads) {
+  const std::int64_t rows = 70;
+  const std::int64_t cols = 500;
+  const std::vector<float> x = Random(8).Floats(rows * cols);
+  std::vector<std::int32_t> positions(static_cast<std::size_t>(rows));
+  for (std::size_t r = 0; r < positions.size(); ++r) positions[r] = static_cast<std::int32_t>(3 * r);
+  const std::vector<float> frequencies = Random(9).Floats(20);
+  // Rows [first, first + count), through all three.
+  const auto run = [&](Device& device, std::int64_t first, std::int64_t count) {
+    std::vector<float> y(x.begin() + first * cols, x.begin() + (first + count) * cols);
+    device.RmsNorm(y.data(), cols, count, cols, nullptr, 1e-5F, y.data(), cols);
+    std::vector<float> angles(static_cast<std::size_t>(count) * 40);
+    device.RotaryAngles(
+        frequencies,
+        std::span(positions).subspan(static_cast<std::size_t>(first), static_cast<std::size_t>(count)),
+        angles.data());
+    device.Rotate({.angles = angles.data(),
+                   .pairs = 20,
+                   .x = y.data(),
+                   .x_stride = cols,
+                   .rows = count,
+                   .heads = 10,
+                   .head_dim = 50});
+    device.Gate(y.data(), cols, count, cols / 2, Activation::kSilu, y.data(), cols);
+    return y;
+  };
+  const std::vector<float> first = run(*MakeDevice(1), 0, rows);
+  for (const int threads : {1, 2, 3}) {
+    const auto device = MakeDevice(threads);
+    EXPECT_TRUE(SameBits(run(*device, 0, rows).data(), first.data(), rows * cols)) << threads;
+    EXPECT_TRUE(SameBits(run(*device, 69, 1).data(), first.data() + 69 * cols, cols)) << threads;
   }
 }
 

@@ -50,7 +50,7 @@ constexpr int kNibbleGroupBytes = kNibbleHeaderBytes + kQuantGroup * kPanelColum
 constexpr int kKvTokens = 16;  // tokens of one KV block; kKvBlockTokens of tensor/device.h
 
 enum KernelType { kTypeF32, kTypeF16, kTypeBF16, kTypeI8, kTypeI4, kKernelTypes };
-enum KernelActivation { kActNone, kActRelu, kActGeluTanh, kActGeluErf };
+enum KernelActivation { kActNone, kActRelu, kActGeluTanh, kActGeluErf, kActSilu };
 
 // acc[r][p·16 + lane] (+)= Σ over k of weights · x, for the kernel's number of rows and panels.
 struct LinearBlock {
@@ -133,6 +133,33 @@ struct LayerNormRow {
   float eps;
 };
 
+struct RmsNormRow {
+  const float* x;
+  float* y;
+  int64_t columns;
+  const float* gain;  // or null
+  float eps;
+};
+
+// y = activation(gate) · up. y may be gate or up.
+struct GateRow {
+  const float* gate;
+  const float* up;
+  float* y;
+  int64_t columns;
+  int activation;  // KernelActivation
+};
+
+// Turns features i and i + pairs of each of `heads` heads that follow each other, in place.
+struct RotateRow {
+  float* x;  // [heads][head_dim]
+  int64_t heads;
+  int64_t head_dim;
+  const float* cosines;  // [pairs]
+  const float* sines;    // [pairs]
+  int64_t pairs;
+};
+
 // Query rows of one head that a kernel takes at once: each key and value is then loaded once for all of them.
 constexpr int kAttentionRows = 4;
 
@@ -163,6 +190,9 @@ struct KernelTable {
   void (*quantize_row)(const QuantizeRow&);
   void (*round_row)(const RoundBF16Row&);  // null where no kernel takes bf16
   void (*layer_norm_row)(const LayerNormRow&);
+  void (*rms_norm_row)(const RmsNormRow&);
+  void (*gate_row)(const GateRow&);
+  void (*rotate_row)(const RotateRow&);
   void (*attention[4])(const AttentionRows&);  // by the cache's KernelType: f32, f16, bf16, int8
   void (*f32_to_f16)(const float* from, int64_t count, uint16_t* to);
   void (*f16_to_f32)(const void* from, int64_t count, float* to);  // `from` may be unaligned

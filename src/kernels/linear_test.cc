@@ -59,7 +59,7 @@ struct Layer {
   TestTensor bias;
 };
 
-double Gelu(double x, Activation activation) {
+double Activated(double x, Activation activation) {
   switch (activation) {
     case Activation::kRelu:
       return std::max(x, 0.0);
@@ -67,6 +67,8 @@ double Gelu(double x, Activation activation) {
       return 0.5 * x * (1 + std::tanh(std::sqrt(2 / std::numbers::pi) * (x + 0.044715 * x * x * x)));
     case Activation::kGeluErf:
       return 0.5 * x * (1 + std::erf(x / std::numbers::sqrt2));
+    case Activation::kSilu:
+      return x / (1 + std::exp(-x));
     default:
       return x;
   }
@@ -196,10 +198,11 @@ TEST_P(LinearTest, ActivationsAreAccurate) {
   for (const float extreme : {-3e38F, -1e4F, -90.0F, -0.0F, 0.0F, 1e-30F, 90.0F, 1e4F, 3e38F})
     x.push_back(extreme);
   const auto rows = static_cast<std::int64_t>(x.size());
-  for (const Activation activation : {Activation::kRelu, Activation::kGeluTanh, Activation::kGeluErf}) {
+  for (const Activation activation :
+       {Activation::kRelu, Activation::kGeluTanh, Activation::kGeluErf, Activation::kSilu}) {
     const std::vector<float> y = RunLinear(*device, **weights, x, rows, activation);
     for (std::size_t i = 0; i < x.size(); ++i) {
-      const double expected = Gelu(static_cast<double>(x[i]), activation);
+      const double expected = Activated(static_cast<double>(x[i]), activation);
       ASSERT_NEAR(static_cast<double>(y[i]), expected, 2e-6 * std::max(1.0, std::fabs(expected)))
           << "x " << x[i] << " activation " << static_cast<int>(activation);
     }
@@ -215,7 +218,8 @@ TEST_P(LinearTest, NotANumberIsNotHidden) {
     for (const float bad : {std::nanf(""), HUGE_VALF}) {
       std::vector<float> x = Random(5).Floats(2 * layer.in);
       x[150] = bad;
-      for (const Activation activation : {Activation::kNone, Activation::kRelu, Activation::kGeluTanh}) {
+      for (const Activation activation :
+           {Activation::kNone, Activation::kRelu, Activation::kGeluTanh, Activation::kSilu}) {
         const std::vector<float> y = RunLinear(*device, **weights, x, 2, activation);
         const bool visible =
             std::any_of(y.begin(), y.begin() + layer.out, [](float v) { return !std::isfinite(v); });
@@ -280,6 +284,48 @@ TEST_P(LinearTest, PacksRowRangesOfEverySourceType) {
     device->Embed(**joined, ids, rows.data(), 37);
     EXPECT_TRUE(SameBits(rows.data(), a.weight.values().data() + std::ptrdiff_t{5} * 37, 37));
     EXPECT_TRUE(SameBits(rows.data() + 37, b.weight.values().data() + std::ptrdiff_t{2} * 37, 37));
+  }
+}
+
+// Tensors that are [in, out] give the same bytes as the same numbers the other way round, whatever is cut
+// out.
+TEST_P(LinearTest, PacksTransposedTensors) {
+  const auto device = MakeDevice();
+  for (const DType source_type : {DType::kF32, DType::kF16, DType::kBF16}) {
+    const Layer plain(41, 37, source_type);
+    std::vector<float> turned(plain.weight.values().size());
+    for (std::size_t o = 0; o < 41; ++o) {
+      for (std::size_t k = 0; k < 37; ++k) turned[k * 41 + o] = plain.weight.values()[o * 37 + k];
+    }
+    const TestTensor transposed({37, 41}, source_type, turned);
+    LinearSource source{.out_features = 30,
+                        .in_features = 20,
+                        .weight = {{&plain.weight.view(), 20, 21}, {&plain.weight.view(), 3, 9}},
+                        .first_column = 10,
+                        .columns = 37,
+                        .bias = {{&plain.bias.view(), 20, 21}, {&plain.bias.view(), 3, 9}}};
+    const std::vector<float> in_scale = Random(1).Floats(20);
+    const std::vector<float> out_scale = Random(2).Floats(30);
+    source.in_scale = in_scale;
+    source.out_scale = out_scale;
+    for (const DType dtype : kDTypes) {
+      const auto expected = device->PackLinear(source, dtype);
+      LinearSource other = source;
+      other.transposed = true;
+      for (RowRange& range : other.weight) range.tensor = &transposed.view();
+      const auto packed = device->PackLinear(other, dtype);
+      ASSERT_TRUE(packed) << packed.error().ToString();
+      const auto bytes = device->Packed(**packed);
+      const auto expected_bytes = device->Packed(**expected);
+      EXPECT_TRUE(std::equal(bytes.begin(), bytes.end(), expected_bytes.begin(), expected_bytes.end()))
+          << DTypeName(dtype) << " of " << DTypeName(source_type);
+      const LinearPeaks peaks = device->MeasurePeaks(other).value();
+      const LinearPeaks expected_peaks = device->MeasurePeaks(source).value();
+      EXPECT_EQ(peaks.in, expected_peaks.in);
+      EXPECT_EQ(peaks.out, expected_peaks.out);
+    }
+    source.transposed = true;
+    EXPECT_FALSE(device->PackLinear(source, DType::kF32)) << "the tensor lies the other way";
   }
 }
 

@@ -13,7 +13,8 @@
 namespace bloomery {
 namespace {
 
-Status CheckRange(const RowRange& range, std::int64_t columns, const char* what) {
+// `transposed`: the tensor is [columns, *], and the range is of its columns.
+Status CheckRange(const RowRange& range, std::int64_t columns, bool transposed, const char* what) {
   if (range.tensor == nullptr) return Fail(ErrorCode::kInvalidArgument, "[linear] {}: no tensor", what);
   const TensorView& tensor = *range.tensor;
   if (tensor.dtype != DType::kF32 && tensor.dtype != DType::kF16 && tensor.dtype != DType::kBF16) {
@@ -30,20 +31,22 @@ Status CheckRange(const RowRange& range, std::int64_t columns, const char* what)
     return Fail(ErrorCode::kCorrupt, "[linear] {}: shape {} needs more than its {} bytes", what,
                 ShapeString(tensor.shape), tensor.bytes.size());
   }
-  const std::int64_t rows = tensor.rows();
-  if (tensor.shape.empty() || tensor.cols() != columns || range.first_row < 0 || range.rows < 0 ||
+  const std::int64_t rows = transposed ? tensor.cols() : tensor.rows();
+  const std::int64_t row_size = transposed ? tensor.rows() : tensor.cols();
+  if (tensor.shape.empty() || row_size != columns || range.first_row < 0 || range.rows < 0 ||
       range.first_row > rows || range.rows > rows - range.first_row) {
-    return Fail(ErrorCode::kInvalidArgument, "[linear] {}: expected rows [{}, {} + {}) of [*, {}], got {}",
-                what, range.first_row, range.first_row, range.rows, columns, ShapeString(tensor.shape));
+    return Fail(ErrorCode::kInvalidArgument, "[linear] {}: expected rows [{}, {} + {}) of [*, {}]{}, got {}",
+                what, range.first_row, range.first_row, range.rows, columns, transposed ? " transposed" : "",
+                ShapeString(tensor.shape));
   }
   return {};
 }
 
 Status CheckRanges(const std::vector<RowRange>& ranges, std::int64_t out_features, std::int64_t columns,
-                   const char* what) {
+                   bool transposed, const char* what) {
   std::int64_t total = 0;
   for (const RowRange& range : ranges) {
-    RETURN_IF_ERROR(CheckRange(range, columns, what));
+    RETURN_IF_ERROR(CheckRange(range, columns, transposed, what));
     if (__builtin_add_overflow(total, range.rows, &total)) break;
   }
   if (total != out_features) {
@@ -53,16 +56,15 @@ Status CheckRanges(const std::vector<RowRange>& ranges, std::int64_t out_feature
   return {};
 }
 
-// Walks the output features [begin, end) in order and hands over which tensor row each one is.
+// Walks the output features [begin, end) in order and hands over runs of them that are consecutive rows of
+// one tensor: the first feature, the tensor, its first row, how many.
 template <typename Visit>
-void ForEachRow(const std::vector<RowRange>& ranges, std::int64_t begin, std::int64_t end, Visit visit) {
+void ForEachRun(const std::vector<RowRange>& ranges, std::int64_t begin, std::int64_t end, Visit visit) {
   std::int64_t start = 0;  // first output feature of the range
   for (const RowRange& range : ranges) {
     const std::int64_t from = std::max(begin, start);
     const std::int64_t to = std::min(end, start + range.rows);
-    for (std::int64_t feature = from; feature < to; ++feature) {
-      visit(feature, *range.tensor, range.first_row + (feature - start));
-    }
+    if (from < to) visit(from, *range.tensor, range.first_row + (from - start), to - from);
     start += range.rows;
   }
 }
@@ -120,18 +122,46 @@ Status CheckWeight(const LinearSource& source) {
     return Fail(ErrorCode::kInvalidArgument, "[linear] weight: expected columns [{}, {} + {}) of {}",
                 source.first_column, source.first_column, source.in_features, columns);
   }
-  return CheckRanges(source.weight, source.out_features, columns, "weight");
+  return CheckRanges(source.weight, source.out_features, columns, source.transposed, "weight");
 }
 
-// The wanted columns of row `row` of one of the source's tensors as f32.
-void ReadTensorRow(const KernelTable& kernels, const LinearSource& source, const TensorView& tensor,
-                   std::int64_t row, float* out) {
-  const std::int64_t first = row * Columns(source) + source.first_column;
-  if (tensor.dtype == DType::kF16) {
-    kernels.f16_to_f32(tensor.bytes.data() + first * 2, source.in_features, out);
-  } else {
-    ToF32(tensor, first, source.in_features, out);
+// Rows of one of the source's tensors as f32, out: [count][in_features].
+void ReadTensorRows(const KernelTable& kernels, const LinearSource& source, const TensorView& tensor,
+                    std::int64_t row, std::int64_t count, float* out) {
+  for (std::int64_t r = 0; r < count; ++r) {
+    const std::int64_t first = (row + r) * Columns(source) + source.first_column;
+    if (tensor.dtype == DType::kF16) {
+      kernels.f16_to_f32(tensor.bytes.data() + first * 2, source.in_features, out + r * source.in_features);
+    } else {
+      ToF32(tensor, first, source.in_features, out + r * source.in_features);
+    }
   }
+}
+
+// The same of a tensor that is [in, out]: a panel's worth of columns at a time, so that what lies together is
+// read together. count ≤ kPanelColumns.
+void ReadTensorColumns(const LinearSource& source, const TensorView& tensor, std::int64_t column,
+                       std::int64_t count, float* out) {
+  std::array<float, kPanelColumns> values{};
+  for (std::int64_t k = 0; k < source.in_features; ++k) {
+    ToF32(tensor, (source.first_column + k) * tensor.cols() + column, count, values.data());
+    for (std::int64_t c = 0; c < count; ++c)
+      out[c * source.in_features + k] = values[static_cast<std::size_t>(c)];
+  }
+}
+
+// Output features [begin, end) as f32, rows: [end − begin][in_features]. end − begin ≤ kPanelColumns.
+void ReadFeatures(const KernelTable& kernels, const LinearSource& source, std::int64_t begin,
+                  std::int64_t end, float* rows) {
+  ForEachRun(source.weight, begin, end,
+             [&](std::int64_t feature, const TensorView& tensor, std::int64_t row, std::int64_t count) {
+               float* to = rows + (feature - begin) * source.in_features;
+               if (source.transposed) {
+                 ReadTensorColumns(source, tensor, row, count, to);
+               } else {
+                 ReadTensorRows(kernels, source, tensor, row, count, to);
+               }
+             });
 }
 
 void PackPanel(PackedLinear& packed, const KernelTable& kernels, const LinearSource& source,
@@ -140,15 +170,14 @@ void PackPanel(PackedLinear& packed, const KernelTable& kernels, const LinearSou
   const std::int64_t begin = panel * kPanelColumns;
   const std::int64_t end = std::min(begin + kPanelColumns, shape.out_features);
   std::fill(rows + (end - begin) * shape.in_features, rows + kPanelColumns * shape.in_features, 0.0F);
-  ForEachRow(source.weight, begin, end,
-             [&](std::int64_t feature, const TensorView& tensor, std::int64_t row) {
-               float* to = rows + (feature - begin) * shape.in_features;
-               ReadTensorRow(kernels, source, tensor, row, to);
-               for (std::size_t k = 0; k < source.in_scale.size(); ++k) to[k] *= source.in_scale[k];
-               if (source.out_scale.empty()) return;
-               const float scale = source.out_scale[static_cast<std::size_t>(feature)];
-               for (std::int64_t k = 0; k < shape.in_features; ++k) to[k] *= scale;
-             });
+  ReadFeatures(kernels, source, begin, end, rows);
+  for (std::int64_t feature = begin; feature < end; ++feature) {
+    float* row = rows + (feature - begin) * shape.in_features;
+    for (std::size_t k = 0; k < source.in_scale.size(); ++k) row[k] *= source.in_scale[k];
+    if (source.out_scale.empty()) continue;
+    const float scale = source.out_scale[static_cast<std::size_t>(feature)];
+    for (std::int64_t k = 0; k < shape.in_features; ++k) row[k] *= scale;
+  }
   std::byte* to = packed.panel(panel);
   switch (shape.type) {
     case kTypeF32:
@@ -177,27 +206,27 @@ Result<LinearPeaks> PeaksOfSource(ThreadPool& pool, const KernelTable& kernels, 
   const auto threads = static_cast<std::size_t>(pool.threads());
   LinearPeaks peaks{std::vector<float>(columns),
                     std::vector<float>(static_cast<std::size_t>(source.out_features))};
-  // Each thread has a row of its own and its own largest values.
-  std::vector<float> rows(threads * columns);
+  // Each thread has rows of its own and its own largest values.
+  std::vector<float> rows(threads * kPanelColumns * columns);
   std::vector<float> largest(threads * columns);
   std::atomic<std::int64_t> next{0};
   pool.Run([&](int thread) {
-    float* row_values = rows.data() + static_cast<std::size_t>(thread) * columns;
+    float* panel_rows = rows.data() + static_cast<std::size_t>(thread) * kPanelColumns * columns;
     float* mine = largest.data() + static_cast<std::size_t>(thread) * columns;
     for (std::int64_t panel = 0;
          (panel = next.fetch_add(kPanelColumns, std::memory_order_relaxed)) < source.out_features;) {
       const std::int64_t end = std::min(panel + kPanelColumns, source.out_features);
-      ForEachRow(source.weight, panel, end,
-                 [&](std::int64_t feature, const TensorView& tensor, std::int64_t row) {
-                   ReadTensorRow(kernels, source, tensor, row, row_values);
-                   float peak = 0;
-                   for (std::size_t k = 0; k < columns; ++k) {
-                     const float magnitude = std::fabs(row_values[k]);
-                     peak = std::max(peak, magnitude);
-                     mine[k] = std::max(mine[k], magnitude);
-                   }
-                   peaks.out[static_cast<std::size_t>(feature)] = peak;
-                 });
+      ReadFeatures(kernels, source, panel, end, panel_rows);
+      for (std::int64_t feature = panel; feature < end; ++feature) {
+        const float* row = panel_rows + static_cast<std::size_t>(feature - panel) * columns;
+        float peak = 0;
+        for (std::size_t k = 0; k < columns; ++k) {
+          const float magnitude = std::fabs(row[k]);
+          peak = std::max(peak, magnitude);
+          mine[k] = std::max(mine[k], magnitude);
+        }
+        peaks.out[static_cast<std::size_t>(feature)] = peak;
+      }
     }
   });
   for (std::size_t thread = 0; thread < threads; ++thread) {
@@ -212,7 +241,7 @@ Result<std::unique_ptr<PackedLinear>> PackFromSource(ThreadPool& pool, const Ker
   ASSIGN_OR_RETURN(const PackedShape shape,
                    MakePackedShape(source.out_features, source.in_features, !source.bias.empty(), dtype));
   RETURN_IF_ERROR(CheckWeight(source));
-  if (shape.has_bias) RETURN_IF_ERROR(CheckRanges(source.bias, shape.out_features, 1, "bias"));
+  if (shape.has_bias) RETURN_IF_ERROR(CheckRanges(source.bias, shape.out_features, 1, false, "bias"));
   ASSIGN_OR_RETURN(auto packed, PackedLinear::Allocate(shape));
   const std::uint64_t rows_floats = static_cast<std::uint64_t>(shape.in_features) * kPanelColumns;
   ASSIGN_OR_RETURN(AlignedBuffer scratch,
@@ -223,12 +252,11 @@ Result<std::unique_ptr<PackedLinear>> PackFromSource(ThreadPool& pool, const Ker
     PackPanel(*packed, kernels, source, panel, rows);
   });
   if (shape.has_bias) {
-    ForEachRow(source.bias, 0, shape.out_features,
-               [&](std::int64_t feature, const TensorView& tensor, std::int64_t row) {
-                 ToF32(tensor, row, 1, packed->bias() + feature);
-                 if (!source.out_scale.empty())
-                   packed->bias()[feature] *= source.out_scale[static_cast<std::size_t>(feature)];
+    ForEachRun(source.bias, 0, shape.out_features,
+               [&](std::int64_t feature, const TensorView& tensor, std::int64_t row, std::int64_t count) {
+                 ToF32(tensor, row, count, packed->bias() + feature);
                });
+    for (std::size_t f = 0; f < source.out_scale.size(); ++f) packed->bias()[f] *= source.out_scale[f];
   }
   return packed;
 }

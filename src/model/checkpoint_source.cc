@@ -1,5 +1,6 @@
 // Weights out of a Hugging Face checkpoint's tensors, and weights made up.
 #include <algorithm>
+#include <span>
 #include <string>
 
 #include "model/weight_source.h"
@@ -76,30 +77,44 @@ class CheckpointSource final : public WeightSource {
     source.in_features = plan.in_features;
     source.first_column = plan.first_column;
     source.columns = plan.whole_columns;
-    const bool fused = role.kind == LinearKind::kQkv && spec_.qkv_layout == QkvLayout::kFusedPerHead;
-    const std::int64_t rows = fused ? 3 * plan.whole_rows : plan.whole_rows;
+    source.transposed = OfLayer(role.kind) && spec_.weight_layout == WeightLayout::kInOut;
     const std::vector<std::string> stems = StemsOf(spec_, role);
-    const std::int64_t mine = plan.out_features / static_cast<std::int64_t>(stems.size());
-    const auto append = [&](const TensorView* tensor, std::vector<RowRange>& out) {
-      if (fused) {
-        AppendHeads(tensor, out);
-      } else {
-        out.push_back({tensor, plan.first_row, mine});
-      }
-    };
-    for (const std::string& stem : stems) {
-      ASSIGN_OR_RETURN(const TensorView* weight, Tensor(stem + ".weight", {rows, plan.whole_columns}));
-      append(weight, source.weight);
+    const std::size_t blocks = plan.outputs.size() / stems.size();  // of each tensor
+    for (std::size_t i = 0; i < stems.size(); ++i) {
+      const std::span outputs = std::span(plan.outputs).subspan(i * blocks, blocks);
+      std::int64_t rows = 0;
+      for (const OutputBlock& block : outputs) rows += block.whole_rows;
+      const Shape shape =
+          source.transposed ? Shape{plan.whole_columns, rows} : Shape{rows, plan.whole_columns};
+      ASSIGN_OR_RETURN(const TensorView* weight, Tensor(stems[i] + ".weight", shape));
+      AppendRows(role.kind, outputs, weight, source.weight);
       if (!plan.bias) continue;
-      ASSIGN_OR_RETURN(const TensorView* bias, Tensor(stem + ".bias", {rows}));
-      append(bias, source.bias);
+      ASSIGN_OR_RETURN(const TensorView* bias, Tensor(stems[i] + ".bias", {rows}));
+      AppendRows(role.kind, outputs, bias, source.bias);
     }
     return source;
   }
 
+  static bool OfLayer(LinearKind kind) {
+    return kind == LinearKind::kQkv || kind == LinearKind::kAttentionOut || kind == LinearKind::kFfnUp ||
+           kind == LinearKind::kFfnDown;
+  }
+
+  // The part's rows out of a tensor that holds these blocks.
+  void AppendRows(LinearKind kind, std::span<const OutputBlock> outputs, const TensorView* tensor,
+                  std::vector<RowRange>& out) const {
+    if (kind == LinearKind::kQkv && spec_.qkv_layout == QkvLayout::kFusedPerHead)
+      return AppendHeads(tensor, out);
+    std::int64_t begin = 0;
+    for (const OutputBlock& block : outputs) {
+      out.push_back({tensor, begin + block.first_row, block.rows});
+      begin += block.whole_rows;
+    }
+  }
+
   // The part's heads out of q, k and v that are interleaved, for q, k and v in that order.
   void AppendHeads(const TensorView* tensor, std::vector<RowRange>& out) const {
-    const std::int64_t dim = spec_.head_dim();
+    const std::int64_t dim = spec_.head_dim;
     for (std::int64_t which = 0; which < 3; ++which) {
       for (std::int64_t head = part_.heads.begin; head < part_.heads.end(); ++head)
         out.push_back({tensor, (head * 3 + which) * dim, dim});

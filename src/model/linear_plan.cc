@@ -2,21 +2,29 @@
 
 #include <fmt/format.h>
 
+#include <utility>
+
 namespace bloomery {
 namespace {
 
-LinearPlan Whole(std::int64_t rows, std::int64_t columns, bool bias) {
-  return {Cut::kNone, rows, columns, bias, rows, columns, 0, 0};
+// The blocks' rows, of which the part has its own if they are cut, and else all.
+LinearPlan Rows(bool cut, std::vector<OutputBlock> outputs, std::int64_t columns, bool bias) {
+  std::int64_t rows = 0;
+  for (const OutputBlock& block : outputs) rows += block.rows;
+  return {cut ? Cut::kOutputs : Cut::kNone, rows, columns, bias, std::move(outputs), columns, 0};
 }
 
-LinearPlan CutOutputs(std::int64_t rows, const Range& mine, std::int64_t columns, bool bias) {
-  return {Cut::kOutputs, mine.size, columns, bias, rows, columns, mine.begin, 0};
+LinearPlan Whole(std::int64_t rows, std::int64_t columns, bool bias) {
+  return Rows(/*cut=*/false, {{rows, 0, rows}}, columns, bias);
 }
+
+OutputBlock Block(std::int64_t whole, const Range& mine) { return {whole, mine.begin, mine.size}; }
 
 // One of the parts adds the bias.
 LinearPlan CutInputs(std::int64_t rows, std::int64_t columns, const Range& mine, bool bias,
                      const Part& part) {
-  return {Cut::kInputs, rows, mine.size, bias && part.leads_sums(), rows, columns, 0, mine.begin};
+  const bool adds = bias && part.leads_sums();
+  return {Cut::kInputs, rows, mine.size, adds, {{rows, 0, rows}}, columns, mine.begin};
 }
 
 std::string WithoutSuffix(const std::string& name) {
@@ -27,29 +35,35 @@ std::string WithoutSuffix(const std::string& name) {
 }  // namespace
 
 LinearPlan PlanOf(const ModelSpec& spec, const Part& part, LinearKind kind) {
-  const std::int64_t dim = spec.head_dim();
-  const Range context{part.heads.begin * dim, part.heads.size * dim};
+  const std::int64_t dim = spec.head_dim;
+  const Range q{part.heads.begin * dim, part.heads.size * dim};
+  const Range kv{part.kv_heads.begin * dim, part.kv_heads.size * dim};
+  const Splits& splits = spec.splits;
   switch (kind) {
     case LinearKind::kEmbed:
     case LinearKind::kHead:
-      return CutOutputs(spec.vocab_size, part.vocab, spec.embed_size, false);
+      return Rows(splits.cuts_vocabulary(), {Block(spec.vocab_size, part.vocab)}, spec.embed_size, false);
     case LinearKind::kProjectIn:
       return Whole(spec.hidden_size, spec.embed_size, false);
     case LinearKind::kProjectOut:
       return Whole(spec.embed_size, spec.hidden_size, false);
-    case LinearKind::kQkv: {
-      LinearPlan plan = CutOutputs(spec.hidden_size, context, spec.hidden_size, spec.linear_bias);
-      plan.out_features *= 3;
-      return plan;
-    }
+    case LinearKind::kQkv:
+      return Rows(splits.cuts_attention(),
+                  {Block(spec.q_size(), q), Block(spec.kv_size(), kv), Block(spec.kv_size(), kv)},
+                  spec.hidden_size, spec.bias.qkv);
     case LinearKind::kAttentionOut:
-      return CutInputs(spec.hidden_size, spec.hidden_size, context, spec.linear_bias, part);
-    case LinearKind::kFfnUp:
-      return CutOutputs(spec.ffn_size, part.ffn, spec.hidden_size, spec.linear_bias);
+      if (!splits.cuts_attention()) return Whole(spec.hidden_size, spec.q_size(), spec.bias.attention_out);
+      return CutInputs(spec.hidden_size, spec.q_size(), q, spec.bias.attention_out, part);
+    case LinearKind::kFfnUp: {
+      const OutputBlock block = Block(spec.ffn_size, part.ffn);
+      return Rows(splits.cuts_ffn(), spec.gated_ffn ? std::vector{block, block} : std::vector{block},
+                  spec.hidden_size, spec.bias.ffn_up);
+    }
     case LinearKind::kFfnDown:
       break;
   }
-  return CutInputs(spec.hidden_size, spec.ffn_size, part.ffn, spec.linear_bias, part);
+  if (!splits.cuts_ffn()) return Whole(spec.hidden_size, spec.ffn_size, spec.bias.ffn_down);
+  return CutInputs(spec.hidden_size, spec.ffn_size, part.ffn, spec.bias.ffn_down, part);
 }
 
 bool TableIsHead(const ModelSpec& spec, const Part& part) {
@@ -90,6 +104,7 @@ std::vector<std::string> StemsOf(const ModelSpec& spec, const LinearRole& role) 
     case LinearKind::kAttentionOut:
       return {prefix + names.attention_out};
     case LinearKind::kFfnUp:
+      if (spec.gated_ffn) return {prefix + names.ffn_gate, prefix + names.ffn_up};
       return {prefix + names.ffn_up};
     case LinearKind::kFfnDown:
       break;

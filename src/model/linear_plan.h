@@ -19,7 +19,7 @@ enum class LinearKind : std::uint8_t {
   // From here on: one in each layer.
   kQkv,  // outputs in the order q | k | v, whatever the checkpoint's
   kAttentionOut,
-  kFfnUp,
+  kFfnUp,  // outputs in the order gate | up where the FFN is gated
   kFfnDown,
 };
 
@@ -34,15 +34,20 @@ enum class Cut : std::uint8_t {
   kInputs,   // … some of its inputs: columns
 };
 
+// Outputs that are cut as one: a matrix has several one below the other where its name stands for several.
+struct OutputBlock {
+  std::int64_t whole_rows = 0;
+  std::int64_t first_row = 0;  // the part's
+  std::int64_t rows = 0;
+};
+
 struct LinearPlan {
   Cut cut = Cut::kNone;
-  std::int64_t out_features = 0;  // the part's
+  std::int64_t out_features = 0;  // the part's: of all blocks
   std::int64_t in_features = 0;
-  bool bias = false;  // the part adds one
-  // Shape of each of the checkpoint's tensors, but for q, k and v fused into one, and where the part begins.
-  std::int64_t whole_rows = 0;
+  bool bias = false;                 // the part adds one
+  std::vector<OutputBlock> outputs;  // q, k, v; gate, up; or one
   std::int64_t whole_columns = 0;
-  std::int64_t first_row = 0;
   std::int64_t first_column = 0;
 };
 
@@ -55,7 +60,8 @@ bool TableIsHead(const ModelSpec& spec, const Part& part);
 // head.
 std::vector<LinearRole> StepRoles(const ModelSpec& spec, const Part& part);
 
-// Names in the checkpoint, after the prefix, without ".weight": one, or q's, k's and v's.
+// Names in the checkpoint, after the prefix, without ".weight": one for each block of outputs, or one for
+// all.
 std::vector<std::string> StemsOf(const ModelSpec& spec, const LinearRole& role);
 
 // "h.3." or the like: what a layer's names begin with.

@@ -19,7 +19,9 @@ std::int64_t VocabShare(const ModelSpec& spec, std::int64_t ranks) {
 
 Status CheckTensorRanks(const ModelSpec& spec, int ranks) {
   const auto fits = [&spec](std::int64_t n) {
-    return spec.heads % n == 0 && spec.ffn_size % n == 0 && VocabShare(spec, n) * (n - 1) < spec.vocab_size;
+    return (!spec.splits.cuts_attention() || spec.kv_heads % n == 0) &&
+           (!spec.splits.cuts_ffn() || spec.ffn_size % n == 0) &&
+           (!spec.splits.cuts_vocabulary() || VocabShare(spec, n) * (n - 1) < spec.vocab_size);
   };
   if (fits(ranks)) return {};
   std::vector<std::int64_t> possible;
@@ -27,15 +29,17 @@ Status CheckTensorRanks(const ModelSpec& spec, int ranks) {
     if (fits(n)) possible.push_back(n);
   }
   return Fail(ErrorCode::kInvalidArgument,
-              "--tp {}: {} heads and an FFN of {} features cannot be cut into {} equal parts; possible: {}",
-              ranks, spec.heads, spec.ffn_size, ranks, fmt::join(possible, ", "));
+              "--tp {}: {} {} and an FFN of {} features cannot be cut into {} equal parts; possible: {}",
+              ranks, spec.kv_heads, spec.kv_heads == spec.heads ? "heads" : "key and value heads",
+              spec.ffn_size, ranks, fmt::join(possible, ", "));
 }
 
 // Of stages that read about the same number of weights: the head counts, and makes the last stage's layers
 // fewer. Every stage has a layer at least.
 Range LayersOfStage(const ModelSpec& spec, int stage, int stages) {
   const double layer =
-      static_cast<double>(spec.hidden_size) * static_cast<double>(4 * spec.hidden_size + 2 * spec.ffn_size);
+      static_cast<double>(spec.hidden_size) *
+      static_cast<double>(2 * spec.q_size() + 2 * spec.kv_size() + (spec.gated_ffn ? 3 : 2) * spec.ffn_size);
   const double head = static_cast<double>(spec.vocab_size) * static_cast<double>(spec.embed_size);
   const double per_stage = (static_cast<double>(spec.layers) + head / layer) / stages;
   const auto begin_of = [&](int s) -> std::int64_t {
@@ -45,8 +49,6 @@ Range LayersOfStage(const ModelSpec& spec, int stage, int stages) {
   };
   return {begin_of(stage), begin_of(stage + 1) - begin_of(stage)};
 }
-
-Range Share(std::int64_t total, int index, int parts) { return {total / parts * index, total / parts}; }
 
 }  // namespace
 
@@ -68,8 +70,18 @@ Result<Part> CutModel(const ModelSpec& spec, Grid grid, int rank, int pieces) {
   part.tensor_rank = rank % grid.tensor_ranks;
   part.stage = rank / grid.tensor_ranks;
   part.layers = LayersOfStage(spec, part.stage, grid.stages);
-  part.heads = Share(spec.heads, part.tensor_rank, grid.tensor_ranks);
-  part.ffn = Share(spec.ffn_size, part.tensor_rank, grid.tensor_ranks);
+  const auto share = [&part](std::int64_t total, bool cut) {
+    const std::int64_t size = cut ? total / part.grid.tensor_ranks : total;
+    return Range{cut ? size * part.tensor_rank : 0, size};
+  };
+  part.heads = share(spec.heads, spec.splits.cuts_attention());
+  part.kv_heads = share(spec.kv_heads, spec.splits.cuts_attention());
+  part.ffn = share(spec.ffn_size, spec.splits.cuts_ffn());
+  if (!spec.splits.cuts_vocabulary()) {
+    part.vocab = {0, spec.vocab_size};
+    part.vocab_share = spec.vocab_size;
+    return part;
+  }
   part.vocab_share = VocabShare(spec, pieces) * (pieces / grid.tensor_ranks);
   part.vocab.begin = part.vocab_share * part.tensor_rank;
   part.vocab.size = std::min(part.vocab_share, spec.vocab_size - part.vocab.begin);

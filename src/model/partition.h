@@ -3,8 +3,9 @@
 // Tensor parallelism (Shoeybi et al. 2019, "Megatron-LM"): the ranks of one stage share its layers. q, k, v
 // and the FFN's first matrix are cut by output features, a whole head never divided; what follows them is cut
 // by input features, so that each rank has a summand of its output and one sum over the ranks completes it.
-// The embedding and the head are cut by tokens. Pipeline parallelism: a stage holds consecutive layers, the
-// first also the embedding, the last also the head.
+// The embedding and the head are cut by tokens. A description may leave attention, FFN or vocabulary whole on
+// every rank. Pipeline parallelism: a stage holds consecutive layers, the first also the embedding, the last
+// also the head.
 //
 //   rank = stage · tensor_ranks + tensor_rank
 #pragma once
@@ -38,8 +39,9 @@ struct Part {
   int stage = 0;
   Range layers;
   Range heads;
-  Range ffn;    // features between the two matrices
-  Range vocab;  // tokens of the embedding and the head
+  Range kv_heads;  // those that `heads` use
+  Range ffn;       // features between the two matrices
+  Range vocab;     // tokens of the embedding and the head
   // Tokens of a rank's share but the last one's, which may be smaller: a multiple of 16.
   std::int64_t vocab_share = 0;
 

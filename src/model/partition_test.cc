@@ -23,10 +23,11 @@ TEST(CutModelTest, ARankOfOneHoldsEverything) {
 
 // Every layer, head, feature and token belongs to one rank of a stage, and to one stage.
 TEST(CutModelTest, RanksTogetherHoldEverythingOnce) {
-  for (const char* name : {"opt-30b", "bloom-176b", "bloom-1b7"}) {
+  for (const char* name : {"opt-30b", "bloom-176b", "bloom-1b7", "llama-3.1-8b"}) {
     const ModelSpec spec = Shape(name);
     for (const Grid grid : {Grid{2, 1}, Grid{4, 2}, Grid{8, 3}, Grid{1, 5}}) {
       std::int64_t heads = 0;
+      std::int64_t kv_heads = 0;
       std::int64_t ffn = 0;
       std::int64_t vocab = 0;
       std::int64_t layers = 0;
@@ -34,9 +35,13 @@ TEST(CutModelTest, RanksTogetherHoldEverythingOnce) {
         const Part part = CutModel(spec, grid, rank).value();
         if (part.stage == 0) {
           EXPECT_EQ(part.heads.begin, heads);
+          EXPECT_EQ(part.kv_heads.begin, kv_heads);
+          EXPECT_EQ(part.heads.size * spec.kv_heads, part.kv_heads.size * spec.heads)
+              << "heads keep their keys";
           EXPECT_EQ(part.ffn.begin, ffn);
           EXPECT_EQ(part.vocab.begin, vocab);
           heads = part.heads.end();
+          kv_heads = part.kv_heads.end();
           ffn = part.ffn.end();
           vocab = part.vocab.end();
         }
@@ -47,6 +52,7 @@ TEST(CutModelTest, RanksTogetherHoldEverythingOnce) {
         }
       }
       EXPECT_EQ(heads, spec.heads) << name;
+      EXPECT_EQ(kv_heads, spec.kv_heads) << name;
       EXPECT_EQ(ffn, spec.ffn_size) << name;
       EXPECT_EQ(vocab, spec.vocab_size) << name;
       EXPECT_EQ(layers, spec.layers) << name;
@@ -66,6 +72,8 @@ TEST(CutModelTest, WhatDoesNotDivideIsRefusedWithWhatWould) {
   ASSERT_FALSE(part);
   EXPECT_EQ(part.error().code, ErrorCode::kInvalidArgument);
   EXPECT_THAT(part.error().message, HasSubstr("possible: 1, 2, 4, 7, 8"));
+  EXPECT_THAT(CutModel(Shape("llama-3.1-8b"), {16, 1}, 0).error().message,
+              HasSubstr("8 key and value heads and an FFN of 14336 features"));
   EXPECT_THAT(CutModel(Shape("opt-125m"), {1, 13}, 0).error().message, HasSubstr("--pp 13"));
 }
 

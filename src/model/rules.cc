@@ -58,6 +58,20 @@ Result<json::value> AllOf(const json::value& rules, const json::object& config, 
   return json::value(all);
 }
 
+// Rules that give null do not count.
+Result<json::value> LeastOf(const json::value& rules, const json::object& config,
+                            const json::object& fields) {
+  if (!rules.is_array()) return Fail(ErrorCode::kInvalidArgument, "\"least_of\" must be a list of rules");
+  json::value least;
+  for (const json::value& rule : rules.get_array()) {
+    ASSIGN_OR_RETURN(const json::value value, EvaluateRule(rule, config, fields));
+    if (value.is_null()) continue;
+    if (!value.is_int64()) return Fail(ErrorCode::kInvalidArgument, "\"least_of\" needs integers");
+    if (least.is_null() || value.get_int64() < least.get_int64()) least = value;
+  }
+  return least;
+}
+
 }  // namespace
 
 Result<json::value> EvaluateRule(const json::value& rule, const json::object& config,
@@ -67,7 +81,8 @@ Result<json::value> EvaluateRule(const json::value& rule, const json::object& co
   if (object.contains("from")) return FromConfig(object, config, fields);
   if (object.contains("field")) return FromField(object, fields);
   if (const json::value* rules = object.if_contains("all_of")) return AllOf(*rules, config, fields);
-  return Fail(ErrorCode::kInvalidArgument, "a rule needs \"from\", \"field\" or \"all_of\"");
+  if (const json::value* rules = object.if_contains("least_of")) return LeastOf(*rules, config, fields);
+  return Fail(ErrorCode::kInvalidArgument, "a rule needs \"from\", \"field\", \"all_of\" or \"least_of\"");
 }
 
 Result<json::object> EvaluateRules(const json::object& rules, const json::object& config) {

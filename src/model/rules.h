@@ -6,6 +6,7 @@
 //     … "negate": true                               for booleans
 //   {"field": "hidden_size", "times": 4}             a field above this one, multiplied
 //   {"all_of": [RULE, RULE]}                         true when all are
+//   {"least_of": [RULE, RULE]}                       the smallest integer; null ones do not count
 #pragma once
 
 #include "base/json.h"

@@ -28,6 +28,15 @@ TEST(Rules, NegateAndAllOf) {
   EXPECT_EQ(Evaluate(rules, R"({"before": false})")->at("f"), false);
 }
 
+TEST(Rules, LeastOfLeavesOutWhatIsNull) {
+  const char* rules =
+      R"({"n": {"least_of": [{"from": ["most"], "default": 100}, {"from": ["window"], "default": null}]}})";
+  EXPECT_EQ(Evaluate(rules, "{}")->at("n"), 100);
+  EXPECT_EQ(Evaluate(rules, R"({"window": null, "most": 7})")->at("n"), 7);
+  EXPECT_EQ(Evaluate(rules, R"({"window": 5, "most": 7})")->at("n"), 5);
+  EXPECT_FALSE(Evaluate(rules, R"({"window": "5"})"));
+}
+
 TEST(Rules, ErrorsNameTheFieldAndTheKeys) {
   const auto missing = Evaluate(R"({"hidden_size": {"from": ["hidden_size", "n_embed"]}})", "{}");
   ASSERT_FALSE(missing);

@@ -106,9 +106,7 @@ class Sharder {
                            .source = name,
                            .files = {}};
     ShardFile every{.name = kEveryRanksFile, .tensor_rank = ShardFile::kEvery, .tensors = {}};
-    for (const LinearRole& role : RolesOf(spec_, whole_)) {
-      if (IsReplicated(spec_, role)) every.tensors.push_back(Packed(whole_, role));
-    }
+    for (const LinearRole& role : ReplicatedRoles()) every.tensors.push_back(Packed(whole_, role));
     std::vector<TableRole> tables = EndTables(spec_);
     for (std::int64_t layer = 0; layer < spec_.layers; ++layer) {
       for (TableRole& table : LayerTables(spec_, layer)) tables.push_back(std::move(table));
@@ -124,6 +122,18 @@ class Sharder {
       manifest.files.push_back(std::move(file));
     }
     return manifest;
+  }
+
+  // Of all stages, each once: the embedding and the head may be one on one of them and two on two.
+  std::vector<LinearRole> ReplicatedRoles() const {
+    std::vector<LinearRole> roles;
+    for (const Part& part : parts_) {
+      if (part.tensor_rank > 0) continue;
+      for (const LinearRole& role : RolesOf(spec_, part)) {
+        if (IsReplicated(spec_, role)) roles.push_back(role);
+      }
+    }
+    return roles;
   }
 
   Status Report(const std::string& what) const {
@@ -155,9 +165,11 @@ class Sharder {
     // Factors come from the whole matrices, so that all parts share the norms.
     ASSIGN_OR_RETURN(const LayerBalance balance, BalanceLayer(spec_, *whole_source_, layer));
     const std::vector<TableRole> tables = LayerTables(spec_, layer);
-    const std::array<const AlignedBuffer*, 4> norms = {&balance.attention_norm.gain,
-                                                       &balance.attention_norm.bias, &balance.ffn_norm.gain,
-                                                       &balance.ffn_norm.bias};
+    std::vector<const AlignedBuffer*> norms;  // as LayerTables has them: an RMS norm has no bias
+    for (const NormWeights* norm : {&balance.attention_norm, &balance.ffn_norm}) {
+      norms.push_back(&norm->gain);
+      if (norm->bias.size_bytes() > 0) norms.push_back(&norm->bias);
+    }
     for (std::size_t i = 0; i < tables.size(); ++i) {
       if (!writer_->Has(kEveryRanksFile, tables[i].shard))
         RETURN_IF_ERROR(WriteTable(tables[i].shard, *norms[i]));
@@ -206,12 +218,11 @@ class Sharder {
       mine.in.assign(first, first + plan.in_features);
     }
     if (whole.out.empty()) return mine;
-    // q, k and v follow each other in the whole and in the part.
-    const std::int64_t blocks = static_cast<std::int64_t>(whole.out.size()) / plan.whole_rows;
-    const std::int64_t rows = plan.out_features / blocks;
-    for (std::int64_t block = 0; block < blocks; ++block) {
-      const auto first = whole.out.begin() + block * plan.whole_rows + plan.first_row;
-      mine.out.insert(mine.out.end(), first, first + rows);
+    auto begin = whole.out.begin();
+    for (const OutputBlock& block : plan.outputs) {
+      const auto first = begin + block.first_row;
+      mine.out.insert(mine.out.end(), first, first + block.rows);
+      begin += block.whole_rows;
     }
     return mine;
   }
@@ -251,21 +262,25 @@ class ShardSource final : public WeightSource {
 
   Result<std::unique_ptr<LinearWeights>> Linear(const LinearRole& role,
                                                 const LinearScales& /*scales*/) override {
-    const Cut cut = PlanOf(spec_, sharded_.part, role.kind).cut;
-    if (cut == Cut::kNone) return Map(role, WholeModel(spec_), ShardFile::kEvery, 0, 1);
+    const LinearPlan mine = PlanOf(spec_, sharded_.part, role.kind);
+    if (mine.cut == Cut::kNone) return Map(role, mine, ShardFile::kEvery, 0, mine.out_features);
     // q, k and v of one piece are followed by those of the next: they are put together one by one.
-    const int blocks = role.kind == LinearKind::kQkv && pieces() > 1 ? 3 : 1;
+    const std::size_t blocks = pieces() > 1 ? mine.outputs.size() : 1;
     std::vector<std::unique_ptr<LinearWeights>> layers;
-    for (int block = 0; block < blocks; ++block) {
+    for (std::size_t block = 0; block < blocks; ++block) {
       for (int piece = 0; piece < pieces(); ++piece) {
         const int rank = sharded_.part.tensor_rank * pieces() + piece;
         ASSIGN_OR_RETURN(const Part part, CutModel(spec_, {set().manifest().tensor_ranks, 1}, rank));
-        ASSIGN_OR_RETURN(auto layer, Map(role, part, rank, block, blocks));
+        const LinearPlan plan = PlanOf(spec_, part, role.kind);
+        std::int64_t first_row = 0;
+        for (std::size_t before = 0; before < block; ++before) first_row += plan.outputs[before].rows;
+        const std::int64_t rows = blocks > 1 ? plan.outputs[block].rows : plan.out_features;
+        ASSIGN_OR_RETURN(auto layer, Map(role, plan, rank, first_row, rows));
         layers.push_back(std::move(layer));
       }
     }
     return device_.JoinLinear(std::move(layers),
-                              cut == Cut::kInputs ? JoinedBy::kInputs : JoinedBy::kOutputs);
+                              mine.cut == Cut::kInputs ? JoinedBy::kInputs : JoinedBy::kOutputs);
   }
 
   Result<std::optional<LinearPeaks>> Peaks(const LinearRole& /*role*/) override { return std::nullopt; }
@@ -286,18 +301,16 @@ class ShardSource final : public WeightSource {
   const ShardSet& set() const { return *sharded_.set; }
   int pieces() const { return set().manifest().tensor_ranks / sharded_.part.grid.tensor_ranks; }
 
-  // One of `blocks` equal runs of outputs of what rank `rank` of the set holds.
-  Result<std::unique_ptr<LinearWeights>> Map(const LinearRole& role, const Part& part, int rank, int block,
-                                             int blocks) {
+  // Outputs [first_row, first_row + rows) of what rank `rank` of the set holds, which is as `plan` says.
+  Result<std::unique_ptr<LinearWeights>> Map(const LinearRole& role, const LinearPlan& plan, int rank,
+                                             std::int64_t first_row, std::int64_t rows) {
     ASSIGN_OR_RETURN(const std::span<const std::byte> bytes, bytes_of_(rank, ShardName(role)));
-    const LinearPlan plan = PlanOf(spec_, part, role.kind);
-    const std::int64_t rows = plan.out_features / blocks;
     auto mapped = device_.MapLinear({.out_features = plan.out_features,
                                      .in_features = plan.in_features,
                                      .has_bias = plan.bias,
                                      .dtype = sharded_.dtype,
                                      .bytes = bytes,
-                                     .first_row = rows * block,
+                                     .first_row = first_row,
                                      .rows = rows,
                                      .owner = sharded_.set});
     if (!mapped) return WithContext(std::move(mapped).error(), ShardName(role));
@@ -419,7 +432,23 @@ Result<std::unique_ptr<LayerStream>> MakeStream(const ModelSpec& spec, const Sha
   return stream;
 }
 
+// Of the matrices that stand for several (q, k and v; a gated FFN's first), the size of a block that ends in
+// the middle of a step of the packed layout, where the model is cut for so many ranks; 0 where none does.
+std::int64_t UnevenBlock(const ModelSpec& spec, int tensor_ranks) {
+  const auto part = CutModel(spec, {tensor_ranks, 1}, 0);
+  if (!part) return 0;
+  for (const LinearKind kind : {LinearKind::kQkv, LinearKind::kFfnUp}) {
+    const LinearPlan plan = PlanOf(spec, *part, kind);
+    for (const OutputBlock& block : plan.outputs) {
+      if (plan.outputs.size() > 1 && block.rows % Device::kRowStep != 0) return block.rows;
+    }
+  }
+  return 0;
+}
+
 }  // namespace
+
+bool ShardsJoin(const ModelSpec& spec, int tensor_ranks) { return UnevenBlock(spec, tensor_ranks) == 0; }
 
 Status WriteShards(const ModelSpec& spec, Grid grid, const SourceOfPart& source, const std::string& name,
                    DType dtype, Device& device, const std::filesystem::path& directory,
@@ -447,13 +476,13 @@ Result<ShardedPart> OpenShards(const ModelSpec& spec, Grid grid, int rank, std::
                 directory.string(), manifest.tensor_ranks, grid.tensor_ranks);
   }
   const int pieces = manifest.tensor_ranks / grid.tensor_ranks;
-  if (pieces > 1 && spec.hidden_size / manifest.tensor_ranks % Device::kRowStep != 0) {
-    return Fail(
-        ErrorCode::kUnsupported,
-        "{} was cut for --tp {} into {} features of q, k and v each, which join in steps of {} only: use "
-        "--tp {}, or shard the model for --tp {}",
-        directory.string(), manifest.tensor_ranks, spec.hidden_size / manifest.tensor_ranks, Device::kRowStep,
-        manifest.tensor_ranks, grid.tensor_ranks);
+  const std::int64_t uneven = pieces > 1 ? UnevenBlock(spec, manifest.tensor_ranks) : 0;
+  if (uneven > 0) {
+    return Fail(ErrorCode::kUnsupported,
+                "{} was cut for --tp {} into blocks of {} features, which join in steps of {} only: use "
+                "--tp {}, or shard the model for --tp {}",
+                directory.string(), manifest.tensor_ranks, uneven, Device::kRowStep, manifest.tensor_ranks,
+                grid.tensor_ranks);
   }
   ShardedPart sharded;
   sharded.dtype = *set_dtype;

@@ -27,6 +27,9 @@ Status WriteShards(const ModelSpec& spec, Grid grid, const SourceOfPart& source,
                    DType dtype, Device& device, const std::filesystem::path& directory,
                    const ShardProgress& progress);
 
+// Whether what was cut for so many tensor ranks can be put together for fewer.
+bool ShardsJoin(const ModelSpec& spec, int tensor_ranks);
+
 // Where weights are kept: in memory as far as `memory_bytes` go, the other layers on disk, from where every
 // step reads them.
 struct Placement {

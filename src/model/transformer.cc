@@ -31,15 +31,18 @@ Status Transformer::AllocateWorkspace() {
   };
   const std::int64_t rows = limits_.max_rows;
   const std::int64_t logit_rows = limits_.max_logit_rows;
-  const std::int64_t context = part().heads.size * spec_.head_dim();
+  const std::int64_t context = part().heads.size * spec_.head_dim;
+  const std::int64_t kv = part().kv_heads.size * spec_.head_dim;
   RETURN_IF_ERROR(floats(rows, spec_.hidden_size, x_));
   RETURN_IF_ERROR(floats(rows, spec_.hidden_size, normed_));
-  RETURN_IF_ERROR(floats(rows, 3 * context, qkv_));
+  if (spec_.parallel_residual) RETURN_IF_ERROR(floats(rows, spec_.hidden_size, ffn_normed_));
+  RETURN_IF_ERROR(floats(rows, context + 2 * kv, qkv_));
   RETURN_IF_ERROR(floats(rows, context, context_));
-  RETURN_IF_ERROR(floats(rows, part().ffn.size, ffn_));
+  RETURN_IF_ERROR(floats(rows, (spec_.gated_ffn ? 2 : 1) * part().ffn.size, ffn_));
+  if (spec_.gated_ffn) RETURN_IF_ERROR(floats(rows, part().ffn.size, gated_));
   if (part().last_stage()) RETURN_IF_ERROR(floats(logit_rows, spec_.hidden_size, last_));
   if (part().leads_sums()) RETURN_IF_ERROR(floats(logit_rows, spec_.vocab_size, logits_));
-  if (cut() && part().last_stage()) {
+  if (vocabulary_cut() && part().last_stage()) {
     RETURN_IF_ERROR(floats(logit_rows, part().vocab_share, share_));
     if (part().leads_sums())
       RETURN_IF_ERROR(floats(part().grid.tensor_ranks * logit_rows, part().vocab_share, shares_));
@@ -54,13 +57,17 @@ Status Transformer::AllocateWorkspace() {
     RETURN_IF_ERROR(floats(1, part().heads.size, alibi_slopes_));
     std::memcpy(alibi_slopes_.data(), slopes.data() + part().heads.begin, heads * sizeof(float));
   }
+  if (spec_.positions == PositionKind::kRotary) {
+    rotary_frequencies_ = RotaryFrequencies(spec_.rotary);
+    RETURN_IF_ERROR(floats(rows, spec_.rotary.dims, angles_));
+  }
   positions_.reserve(static_cast<std::size_t>(rows));
   return {};
 }
 
 KvCacheShape Transformer::kv_shape(DType dtype) const {
-  return {static_cast<int>(part().layers.size), static_cast<int>(part().heads.size),
-          static_cast<int>(spec_.head_dim()), dtype};
+  return {static_cast<int>(part().layers.size), static_cast<int>(part().kv_heads.size),
+          static_cast<int>(spec_.head_dim), dtype};
 }
 
 Status Transformer::Forward(std::span<const std::int32_t> tokens, std::span<const SequenceSlice> slices,
@@ -100,6 +107,10 @@ Status Transformer::ForwardRows(std::span<const std::int32_t> tokens, std::span<
   } else {
     RETURN_IF_ERROR(peers_.pipeline->Receive(activations, part().stage - 1));
   }
+  if (spec_.positions == PositionKind::kRotary) {
+    FillPositions(local, 0);
+    device_.RotaryAngles(rotary_frequencies_, positions_, angles_.as<float>());
+  }
   for (std::size_t i = 0; i < weights_.layers.size(); ++i) {
     const LayerWeights& layer = weights_.layers[i];
     const bool streams = weights_.stream && weights_.stream->Streams(i);
@@ -107,6 +118,7 @@ Status Transformer::ForwardRows(std::span<const std::int32_t> tokens, std::span<
     if (streams) {
       ASSIGN_OR_RETURN(linears, weights_.stream->Acquire());
     }
+    if (spec_.parallel_residual) Norm(layer.ffn_norm, x, rows, ffn_normed_.as<float>());
     RETURN_IF_ERROR(AttentionBlock(layer, *linears, static_cast<int>(i), x, rows, local, cache));
     RETURN_IF_ERROR(FfnBlock(layer, *linears, x, rows));
     if (streams) weights_.stream->Release();
@@ -124,20 +136,23 @@ Status Transformer::Embed(std::span<const std::int32_t> tokens, std::span<const 
     RETURN_IF_ERROR(LookUp(tokens, x));
   }
   if (spec_.positions == PositionKind::kLearned) {
-    positions_.clear();
-    for (const SequenceSlice& slice : slices) {
-      for (std::int64_t r = 0; r < slice.rows; ++r) {
-        positions_.push_back(static_cast<std::int32_t>(slice.first_position + r + spec_.position_offset));
-      }
-    }
+    FillPositions(slices, spec_.position_offset);
     device_.AddRows(weights_.positions.as<float>(), positions_, spec_.hidden_size, x, spec_.hidden_size);
   }
   if (spec_.embed_norm) Norm(weights_.embed_norm, x, rows, x);
   return {};
 }
 
+void Transformer::FillPositions(std::span<const SequenceSlice> slices, std::int64_t offset) {
+  positions_.clear();
+  for (const SequenceSlice& slice : slices) {
+    for (std::int64_t r = 0; r < slice.rows; ++r)
+      positions_.push_back(static_cast<std::int32_t>(slice.first_position + r + offset));
+  }
+}
+
 Status Transformer::LookUp(std::span<const std::int32_t> tokens, float* y) {
-  if (!cut()) {
+  if (!vocabulary_cut()) {
     device_.Embed(*weights_.embed, tokens, y, spec_.embed_size);
     return {};
   }
@@ -161,10 +176,21 @@ Status Transformer::AttentionBlock(const LayerWeights& layer, const LayerLinears
     input = normed_.as<float>();
   }
   Linear(*linears.qkv, input, qkv_.as<float>(), rows);
-  const float* q = qkv_.as<float>();
-  const std::int64_t context = part().heads.size * spec_.head_dim();
-  const std::int64_t stride = 3 * context;
-  device_.StoreKv(cache, index, q + context, q + 2 * context, stride, slices);
+  float* q = qkv_.as<float>();
+  const std::int64_t context = part().heads.size * spec_.head_dim;
+  const std::int64_t kv = part().kv_heads.size * spec_.head_dim;
+  const std::int64_t stride = context + 2 * kv;
+  if (spec_.positions == PositionKind::kRotary) {
+    // k follows q, so that one call turns the heads of both.
+    device_.Rotate({.angles = angles_.as<float>(),
+                    .pairs = spec_.rotary.dims / 2,
+                    .x = q,
+                    .x_stride = stride,
+                    .rows = rows,
+                    .heads = part().heads.size + part().kv_heads.size,
+                    .head_dim = spec_.head_dim});
+  }
+  device_.StoreKv(cache, index, q + context, q + context + kv, stride, slices);
   device_.Attention(
       {.cache = &cache,
        .layer = index,
@@ -173,11 +199,11 @@ Status Transformer::AttentionBlock(const LayerWeights& layer, const LayerLinears
        .q_stride = stride,
        .out = context_.as<float>(),
        .out_stride = context,
-       .scale = 1.0F / std::sqrt(static_cast<float>(spec_.head_dim())),
+       .scale = 1.0F / std::sqrt(static_cast<float>(spec_.head_dim)),
        .alibi_slopes = spec_.positions == PositionKind::kAlibi ? alibi_slopes_.as<float>() : nullptr,
        .slices = slices});
-  RETURN_IF_ERROR(
-      Sum(*linears.attention_out, context_.as<float>(), x, rows, spec_.residual_from_norm ? input : x));
+  RETURN_IF_ERROR(Sum(*linears.attention_out, attention_cut(), context_.as<float>(), x, rows,
+                      spec_.residual_from_norm ? input : x));
   if (!spec_.norm_before) Norm(layer.attention_norm, x, rows, x);
   return {};
 }
@@ -185,20 +211,30 @@ Status Transformer::AttentionBlock(const LayerWeights& layer, const LayerLinears
 Status Transformer::FfnBlock(const LayerWeights& layer, const LayerLinears& linears, float* x,
                              std::int64_t rows) {
   const float* input = x;
-  if (spec_.norm_before) {
+  if (spec_.parallel_residual) {
+    input = ffn_normed_.as<float>();
+  } else if (spec_.norm_before) {
     Norm(layer.ffn_norm, x, rows, normed_.as<float>());
     input = normed_.as<float>();
   }
-  Linear(*linears.ffn_up, input, ffn_.as<float>(), rows, spec_.activation);
-  RETURN_IF_ERROR(Sum(*linears.ffn_down, ffn_.as<float>(), x, rows, spec_.residual_from_norm ? input : x));
+  const float* inside = ffn_.as<float>();
+  if (spec_.gated_ffn) {
+    const std::int64_t ffn = part().ffn.size;
+    Linear(*linears.ffn_up, input, ffn_.as<float>(), rows);
+    device_.Gate(ffn_.as<float>(), 2 * ffn, rows, ffn, spec_.activation, gated_.as<float>(), ffn);
+    inside = gated_.as<float>();
+  } else {
+    Linear(*linears.ffn_up, input, ffn_.as<float>(), rows, spec_.activation);
+  }
+  RETURN_IF_ERROR(Sum(*linears.ffn_down, ffn_cut(), inside, x, rows, spec_.residual_from_norm ? input : x));
   if (!spec_.norm_before) Norm(layer.ffn_norm, x, rows, x);
   return {};
 }
 
-Status Transformer::Sum(const LinearWeights& weights, const float* input, float* x, std::int64_t rows,
-                        const float* residual) {
-  Linear(weights, input, x, rows, Activation::kNone, part().leads_sums() ? residual : nullptr);
-  if (!cut()) return {};
+Status Transformer::Sum(const LinearWeights& weights, bool cut, const float* input, float* x,
+                        std::int64_t rows, const float* residual) {
+  Linear(weights, input, x, rows, Activation::kNone, !cut || part().leads_sums() ? residual : nullptr);
+  if (!cut) return {};
   return peers_.tensor->AllReduceSum({x, static_cast<std::size_t>(rows * spec_.hidden_size)});
 }
 
@@ -216,6 +252,7 @@ Result<std::span<float>> Transformer::Logits(std::span<const std::int32_t> rows)
 }
 
 Status Transformer::LogitsOfStage(std::span<const std::int32_t> rows) {
+  if (!vocabulary_cut() && !part().leads_sums()) return {};
   const auto count = static_cast<std::int64_t>(rows.size());
   float* last = last_.as<float>();
   device_.GatherRows(x_.as<float>(), spec_.hidden_size, rows, spec_.hidden_size, last, spec_.hidden_size);
@@ -224,7 +261,7 @@ Status Transformer::LogitsOfStage(std::span<const std::int32_t> rows) {
     Linear(*weights_.project_out, last, last_embed_.as<float>(), count);
     last = last_embed_.as<float>();
   }
-  if (!cut()) {
+  if (!vocabulary_cut()) {
     Linear(weights_.head_or_embed(), last, logits_.as<float>(), count);
     return {};
   }
@@ -247,6 +284,11 @@ Status Transformer::LogitsOfStage(std::span<const std::int32_t> rows) {
 }
 
 void Transformer::Norm(const NormWeights& norm, const float* x, std::int64_t rows, float* y) {
+  if (spec_.norm == NormKind::kRms) {
+    device_.RmsNorm(x, spec_.hidden_size, rows, spec_.hidden_size, norm.gain.as<float>(), spec_.norm_eps, y,
+                    spec_.hidden_size);
+    return;
+  }
   device_.LayerNorm(x, spec_.hidden_size, rows, spec_.hidden_size, norm.gain.as<float>(),
                     norm.bias.as<float>(), spec_.norm_eps, y, spec_.hidden_size);
 }

@@ -63,20 +63,25 @@ class Transformer {
         peers_(peers) {}
 
   const Part& part() const { return weights_.part; }
-  bool cut() const { return part().grid.tensor_ranks > 1; }
+  // Whether tensor ranks have parts of these, and not all of them each.
+  bool attention_cut() const { return part().heads.size < spec_.heads; }
+  bool ffn_cut() const { return part().ffn.size < spec_.ffn_size; }
+  bool vocabulary_cut() const { return part().vocab_share < spec_.vocab_size; }
 
   Status AllocateWorkspace();
   // Rows `slices` of the step, through this rank's stage.
   Status ForwardRows(std::span<const std::int32_t> tokens, std::span<const SequenceSlice> slices,
                      KvCache& cache);
   Status Embed(std::span<const std::int32_t> tokens, std::span<const SequenceSlice> slices, float* x);
+  // Of the slices' rows, with `offset` added, into positions_.
+  void FillPositions(std::span<const SequenceSlice> slices, std::int64_t offset);
   // Rows of the embedding table, of which this rank may hold a part: [rows, embed].
   Status LookUp(std::span<const std::int32_t> tokens, float* y);
   Status AttentionBlock(const LayerWeights& layer, const LayerLinears& linears, int index, float* x,
                         std::int64_t rows, std::span<const SequenceSlice> slices, KvCache& cache);
   Status FfnBlock(const LayerWeights& layer, const LayerLinears& linears, float* x, std::int64_t rows);
-  // x = W·input + residual, where each tensor rank has a summand of W·input.
-  Status Sum(const LinearWeights& weights, const float* input, float* x, std::int64_t rows,
+  // x = W·input + residual. cut: each tensor rank has a summand of W·input.
+  Status Sum(const LinearWeights& weights, bool cut, const float* input, float* x, std::int64_t rows,
              const float* residual);
   // This rank's tokens' logits, [rows, vocab share]: the last stage's work.
   Status LogitsOfStage(std::span<const std::int32_t> rows);
@@ -91,14 +96,18 @@ class Transformer {
   Device& device_;
   const Limits limits_;
   const Peers peers_;
-  AlignedBuffer alibi_slopes_;  // [heads], or empty
+  AlignedBuffer alibi_slopes_;             // [heads], or empty
+  std::vector<float> rotary_frequencies_;  // [pairs], or empty
 
   // Workspace, rows up to max_rows.
   AlignedBuffer x_;                      // [rows, hidden]: the residual stream
   AlignedBuffer normed_;                 // [rows, hidden]
-  AlignedBuffer qkv_;                    // [rows, 3·heads·head_dim]
+  AlignedBuffer ffn_normed_;             // [rows, hidden], only where attention and FFN run in parallel
+  AlignedBuffer angles_;                 // [rows, 2·pairs], only for rotary positions
+  AlignedBuffer qkv_;                    // [rows, (heads + 2·kv_heads)·head_dim]
   AlignedBuffer context_;                // [rows, heads·head_dim]: attention's output
-  AlignedBuffer ffn_;                    // [rows, ffn]
+  AlignedBuffer ffn_;                    // [rows, ffn], or both halves of a gated FFN
+  AlignedBuffer gated_;                  // [rows, ffn], only where the FFN is gated
   AlignedBuffer embed_;                  // [rows, embed], only where it is projected
   AlignedBuffer last_;                   // [logit rows, hidden]
   AlignedBuffer last_embed_;             // [logit rows, embed], only where it is projected

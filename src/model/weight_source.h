@@ -61,7 +61,7 @@ struct LayerBalance {
 Result<LayerBalance> BalanceLayer(const ModelSpec& spec, WeightSource& source, std::int64_t layer);
 
 TableRole PositionsTable(const ModelSpec& spec);
-// Gain and bias, or none where the architecture has none.
+// Gain and bias, an RMS norm's gain, or none where the architecture has none.
 std::vector<TableRole> NormTables(const ModelSpec& spec, const std::string& tensor, const std::string& shard);
 Result<NormWeights> ReadNorm(const ModelSpec& spec, WeightSource& source, const std::string& tensor,
                              const std::string& shard);

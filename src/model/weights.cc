@@ -151,8 +151,10 @@ Footprint WeightFootprint(const ModelSpec& spec, const Part& part, DType dtype, 
     footprint.weight_bytes +=
         static_cast<std::uint64_t>(spec.max_positions + spec.position_offset) * row_bytes;
   }
-  if (spec.norm_affine)
-    footprint.weight_bytes += (4ULL * static_cast<std::uint64_t>(part.layers.size) + 4ULL) * row_bytes;
+  if (spec.norm_affine) {
+    const std::uint64_t vectors = spec.norm == NormKind::kRms ? 1 : 2;  // of a norm
+    footprint.weight_bytes += 2 * vectors * (static_cast<std::uint64_t>(part.layers.size) + 1) * row_bytes;
+  }
   return footprint;
 }
 

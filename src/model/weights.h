@@ -16,17 +16,17 @@
 
 namespace bloomery {
 
-// Gain and bias of a norm, [hidden] each; null where the architecture has none.
+// Gain and bias of a norm, [hidden] each; empty where the architecture has none.
 struct NormWeights {
   AlignedBuffer gain;
   AlignedBuffer bias;
 };
 
 struct LayerLinears {
-  // [3·heads·head_dim, hidden], rows in the order q | k | v whatever the checkpoint's
+  // [(heads + 2·kv_heads)·head_dim, hidden], rows in the order q | k | v whatever the checkpoint's
   std::unique_ptr<LinearWeights> qkv;
   std::unique_ptr<LinearWeights> attention_out;  // [hidden, heads·head_dim]
-  std::unique_ptr<LinearWeights> ffn_up;         // [ffn, hidden]
+  std::unique_ptr<LinearWeights> ffn_up;         // [ffn, hidden]; gated: [2·ffn, hidden], gate | up
   std::unique_ptr<LinearWeights> ffn_down;       // [hidden, ffn]
 };
 

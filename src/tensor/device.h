@@ -33,6 +33,7 @@ enum class Activation : std::uint8_t {
   kRelu,
   kGeluTanh,  // 0.5x(1 + tanh(√(2/π)(x + 0.044715x³))): BLOOM, "gelu_new"
   kGeluErf,   // 0.5x(1 + erf(x/√2)): "gelu"
+  kSilu,      // x / (1 + e^(−x))
 };
 
 // Where the rows of a linear layer's weight matrix come from: row ranges of checkpoint tensors, put one below
@@ -53,6 +54,7 @@ struct LinearSource {
   std::vector<RowRange> weight;   // rows add up to out_features
   std::int64_t first_column = 0;  // of the weights' tensors, from which in_features are taken
   std::int64_t columns = 0;       // that they have; 0: in_features
+  bool transposed = false;        // the weights' tensors are [in, out]: "rows" are their columns and reverse
   std::vector<RowRange> bias;     // rows add up to out_features, or empty for no bias
   // Factors applied while packing: weight[o, i] · out_scale[o] · in_scale[i] and bias[o] · out_scale[o].
   // Empty for none; must live until PackLinear returns.
@@ -212,6 +214,33 @@ class Device {
   virtual void LayerNorm(const float* x, std::int64_t x_stride, std::int64_t rows, std::int64_t cols,
                          const float* gain, const float* bias, float eps, float* y,
                          std::int64_t y_stride) = 0;
+
+  // y[r, :] = x[r, :] / √(mean of the squares of x[r, :] + eps) · gain; gain [cols] or null. y may be x.
+  virtual void RmsNorm(const float* x, std::int64_t x_stride, std::int64_t rows, std::int64_t cols,
+                       const float* gain, float eps, float* y, std::int64_t y_stride) = 0;
+
+  // y[r, c] = activation(x[r, c]) · x[r, cols + c], the inside of a gated FFN. x: [rows, 2 · cols], y: [rows,
+  // cols]; y may be x.
+  virtual void Gate(const float* x, std::int64_t x_stride, std::int64_t rows, std::int64_t cols,
+                    Activation activation, float* y, std::int64_t y_stride) = 0;
+
+  // For Rotate: angles[r, :] = cos(a[0]) … cos(a[pairs − 1]), sin(a[0]) … sin(a[pairs − 1]) with a[i] =
+  // positions[r] · frequencies[i] in f32. frequencies: [pairs], angles: [rows, 2 · pairs].
+  virtual void RotaryAngles(std::span<const float> frequencies, std::span<const std::int32_t> positions,
+                            float* angles) = 0;
+
+  // Turns features i and i + pairs, i < pairs, of each head in x[r, :] by the angles of row r, in place:
+  // (a, b) becomes (a·cos − b·sin, b·cos + a·sin). A head's features from 2 · pairs on stay.
+  struct RotateArgs {
+    const float* angles = nullptr;  // [rows, 2 · pairs]
+    std::int64_t pairs = 0;
+    float* x = nullptr;  // [rows, heads · head_dim]
+    std::int64_t x_stride = 0;
+    std::int64_t rows = 0;
+    std::int64_t heads = 0;
+    std::int64_t head_dim = 0;
+  };
+  virtual void Rotate(const RotateArgs& args) = 0;
 
   // out[i, :] = x[rows[i], :].
   virtual void GatherRows(const float* x, std::int64_t x_stride, std::span<const std::int32_t> rows,

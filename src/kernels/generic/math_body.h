@@ -54,6 +54,12 @@ inline typename V::F GeluErf(typename V::F x) {
   return V::SelectLess(x, V::Zero(), small_part, V::Sub(x, small_part));
 }
 
+// x → −∞ gives x/∞ = −0.
+template <class V>
+inline typename V::F Silu(typename V::F x) {
+  return V::Div(x, V::Add(V::Set1(1.0F), Exp<V>(V::Mul(x, V::Set1(-1.0F)))));
+}
+
 template <class V>
 inline typename V::F Activate(typename V::F x, int activation) {
   switch (activation) {
@@ -64,6 +70,8 @@ inline typename V::F Activate(typename V::F x, int activation) {
       return GeluTanh<V>(x);
     case kActGeluErf:
       return GeluErf<V>(x);
+    case kActSilu:
+      return Silu<V>(x);
     default:
       return x;
   }

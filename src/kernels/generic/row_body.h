@@ -1,5 +1,5 @@
 // plain header: the operations that go over one row of activations, over a vector trait V: a linear layer's
-// epilogue, quantisation, layer norm, f32 to and from f16.
+// epilogue, quantisation, norms, gates, rotary positions, f32 to and from f16.
 #pragma once
 
 #include "kernels/generic/math_body.h"
@@ -98,6 +98,51 @@ void LayerNorm(const LayerNormRow& n) {
     if (n.gain != nullptr) value = V::Mul(value, V::LoadFirst(n.gain + c, left));
     if (n.bias != nullptr) value = V::Add(value, V::LoadFirst(n.bias + c, left));
     V::StoreFirst(n.y + c, value, left);
+  }
+}
+
+template <class V>
+void RmsNorm(const RmsNormRow& n) {
+  using F = typename V::F;
+  F squares = V::Zero();
+  for (int64_t c = 0; c < n.columns; c += kPanelColumns) {
+    const F x = LoadRow<V>(n.x, c, n.columns);
+    squares = V::Fma(x, x, squares);
+  }
+  const float mean = V::SumLanes(squares) / static_cast<float>(n.columns);
+  const F inverse = V::Div(V::Set1(1.0F), V::Sqrt(V::Set1(mean + n.eps)));
+  for (int64_t c = 0; c < n.columns; c += kPanelColumns) {
+    const int left = n.columns - c < kPanelColumns ? static_cast<int>(n.columns - c) : kPanelColumns;
+    F value = V::Mul(V::LoadFirst(n.x + c, left), inverse);
+    if (n.gain != nullptr) value = V::Mul(value, V::LoadFirst(n.gain + c, left));
+    V::StoreFirst(n.y + c, value, left);
+  }
+}
+
+template <class V>
+void Gate(const GateRow& g) {
+  for (int64_t c = 0; c < g.columns; c += kPanelColumns) {
+    const int left = g.columns - c < kPanelColumns ? static_cast<int>(g.columns - c) : kPanelColumns;
+    const typename V::F gate = Activate<V>(V::LoadFirst(g.gate + c, left), g.activation);
+    V::StoreFirst(g.y + c, V::Mul(gate, V::LoadFirst(g.up + c, left)), left);
+  }
+}
+
+template <class V>
+void Rotate(const RotateRow& r) {
+  using F = typename V::F;
+  for (int64_t head = 0; head < r.heads; ++head) {
+    float* first = r.x + head * r.head_dim;
+    float* second = first + r.pairs;
+    for (int64_t i = 0; i < r.pairs; i += kPanelColumns) {
+      const int left = r.pairs - i < kPanelColumns ? static_cast<int>(r.pairs - i) : kPanelColumns;
+      const F cosine = V::LoadFirst(r.cosines + i, left);
+      const F sine = V::LoadFirst(r.sines + i, left);
+      const F a = V::LoadFirst(first + i, left);
+      const F b = V::LoadFirst(second + i, left);
+      V::StoreFirst(first + i, V::Sub(V::Mul(a, cosine), V::Mul(b, sine)), left);
+      V::StoreFirst(second + i, V::Add(V::Mul(b, cosine), V::Mul(a, sine)), left);
+    }
   }
 }
 

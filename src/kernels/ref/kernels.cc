@@ -92,6 +92,8 @@ float Activate(float x, int activation) {
       return 0.5F * x * (1.0F + std::tanh(0.79788456F * (x + 0.044715F * x * x * x)));
     case kActGeluErf:
       return 0.5F * x * (1.0F + std::erf(x * 0.70710678F));
+    case kActSilu:
+      return x / (1.0F + std::exp(-x));
     default:
       return x;
   }
@@ -155,6 +157,34 @@ void LayerNorm(const LayerNormRow& n) {
     if (n.gain != nullptr) value *= n.gain[c];
     if (n.bias != nullptr) value += n.bias[c];
     n.y[c] = value;
+  }
+}
+
+void RmsNorm(const RmsNormRow& n) {
+  double squares = 0;
+  for (std::int64_t c = 0; c < n.columns; ++c)
+    squares += static_cast<double>(n.x[c]) * static_cast<double>(n.x[c]);
+  const double mean = squares / static_cast<double>(n.columns);
+  const double inverse = 1.0 / std::sqrt(mean + static_cast<double>(n.eps));
+  for (std::int64_t c = 0; c < n.columns; ++c) {
+    const auto value = static_cast<float>(static_cast<double>(n.x[c]) * inverse);
+    n.y[c] = n.gain != nullptr ? value * n.gain[c] : value;
+  }
+}
+
+void Gate(const GateRow& g) {
+  for (std::int64_t c = 0; c < g.columns; ++c) g.y[c] = Activate(g.gate[c], g.activation) * g.up[c];
+}
+
+void Rotate(const RotateRow& r) {
+  for (std::int64_t head = 0; head < r.heads; ++head) {
+    float* x = r.x + head * r.head_dim;
+    for (std::int64_t i = 0; i < r.pairs; ++i) {
+      const float a = x[i];
+      const float b = x[i + r.pairs];
+      x[i] = a * r.cosines[i] - b * r.sines[i];
+      x[i + r.pairs] = b * r.cosines[i] + a * r.sines[i];
+    }
   }
 }
 
@@ -245,6 +275,9 @@ const KernelTable kRefKernels = {
     .quantize_row = Quantize,
     .round_row = nullptr,
     .layer_norm_row = LayerNorm,
+    .rms_norm_row = RmsNorm,
+    .gate_row = Gate,
+    .rotate_row = Rotate,
     .attention = {Attention<F32Element>, Attention<F16Element>, Attention<BF16Element>,
                   Attention<Int8Element>},
     .f32_to_f16 = F32ToF16Row,
