@@ -204,6 +204,7 @@ void AddBench(CLI::App& app) {
   flags->model.speculative_tokens =
       0;  // one step a token, unless asked for otherwise: random weights repeat themselves
   AddModelFlags(*command, flags->model, /*with_shapes=*/true);
+  AddRankFlags(*command, flags->model);
   command->add_option("--batch-size", flags->batch_size, "Sequences generated together")
       ->check(CLI::Range(1, 4096))
       ->capture_default_str();

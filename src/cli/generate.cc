@@ -216,6 +216,7 @@ void AddGenerate(CLI::App& app) {
   auto flags = std::make_shared<GenerateFlags>();
   CLI::App* command = app.add_subcommand("generate", "Continue a prompt, streaming to the terminal");
   AddModelFlags(*command, flags->model, /*with_shapes=*/false);
+  AddRankFlags(*command, flags->model);
   command->add_option("--prompt", flags->prompt, "The text to continue; - reads standard input");
   command->add_option("--prompt-file", flags->prompt_file,
                       "A file with the text to continue; - reads standard input");

@@ -86,22 +86,6 @@ void AddModelFlags(CLI::App& command, ModelFlags& flags, bool with_shapes) {
   command.add_option("--threads", flags.threads, "Compute threads of each rank; 0: every core it may use")
       ->check(CLI::Range(0, 1024))
       ->capture_default_str();
-  command
-      .add_option("--tp", flags.tensor_ranks,
-                  "Tensor parallelism: ranks that share every layer; started by mpirun")
-      ->check(CLI::Range(1, 1024))
-      ->capture_default_str();
-  command
-      .add_option("--pp", flags.stages,
-                  "Pipeline parallelism: stages of consecutive layers, of --tp ranks each")
-      ->check(CLI::Range(1, 1024))
-      ->capture_default_str();
-  command.add_option("--hostfile", flags.hostfile,
-                     "Open MPI's list of hosts for the ranks; default: this host");
-  command
-      .add_option("--mpirun-arg", flags.mpirun_args,
-                  "A word for mpirun before the program; may be given several times")
-      ->allow_extra_args(false);
   command.add_option("--kv-cache-memory", flags.kv_cache_memory,
                      "Memory for the KV cache, such as 2GiB; default: within half of what is free");
   command
@@ -137,6 +121,25 @@ void AddModelFlags(CLI::App& command, ModelFlags& flags, bool with_shapes) {
                   "tokens that come out are the same")
       ->check(CLI::Range(0, 64))
       ->capture_default_str();
+}
+
+void AddRankFlags(CLI::App& command, ModelFlags& flags) {
+  command
+      .add_option("--tp", flags.tensor_ranks,
+                  "Tensor parallelism: ranks that share every layer; started by mpirun")
+      ->check(CLI::Range(1, 1024))
+      ->capture_default_str();
+  command
+      .add_option("--pp", flags.stages,
+                  "Pipeline parallelism: stages of consecutive layers, of --tp ranks each")
+      ->check(CLI::Range(1, 1024))
+      ->capture_default_str();
+  command.add_option("--hostfile", flags.hostfile,
+                     "Open MPI's list of hosts for the ranks; default: this host");
+  command
+      .add_option("--mpirun-arg", flags.mpirun_args,
+                  "A word for mpirun before the program; may be given several times")
+      ->allow_extra_args(false);
 }
 
 Result<LoadOptions> ToLoadOptions(const ModelFlags& flags) {

@@ -46,6 +46,9 @@ void AddPolicyFlag(CLI::App& command, ModelFlags& flags);
 // `with_shapes`: also --shape and --load-format.
 void AddModelFlags(CLI::App& command, ModelFlags& flags, bool with_shapes);
 
+// --tp, --pp and where their ranks are.
+void AddRankFlags(CLI::App& command, ModelFlags& flags);
+
 Result<LoadOptions> ToLoadOptions(const ModelFlags& flags);
 Result<std::unique_ptr<Device>> MakeDevice(const ModelFlags& flags);
 

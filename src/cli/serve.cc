@@ -168,6 +168,7 @@ void AddServe(CLI::App& app) {
   CLI::App* command =
       app.add_subcommand("serve", "Serve a model over HTTP: SageMaker, OpenAI and TGI dialects");
   AddModelFlags(*command, flags->model, /*with_shapes=*/true);
+  AddRankFlags(*command, flags->model);
   command->add_option("--host", flags->server.host, "Address to listen on; 0.0.0.0 for all")
       ->capture_default_str();
   command->add_option("--port", flags->server.port, "Port to listen on; 0: any free one, printed")
@@ -215,6 +216,7 @@ void AddWorker(CLI::App& app) {
       app.add_subcommand("worker", "The engine process; started by serve, with its socket as descriptor 3");
   command->group("");  // not for people: left out of --help
   AddModelFlags(*command, flags->model, /*with_shapes=*/true);
+  AddRankFlags(*command, flags->model);
   command->add_option("--name", flags->name, "The model's name");
   command->callback([flags] { ExitOnError(Worker(*flags)); });
 }

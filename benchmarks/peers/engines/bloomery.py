@@ -13,6 +13,8 @@ class Bloomery(Engine):
     name = "bloomery"
     families = ("opt", "bloom")
     dtypes = ("int8", "bf16", "int4")
+    ranks = 1  # that share the threads
+    rank_flags = ()
 
     @staticmethod
     def binary():
@@ -39,7 +41,7 @@ class Bloomery(Engine):
         return self._bench(batch=1, prompt=tokens, new=1)["ttft_ms"] / 1000
 
     def _bench(self, batch, prompt, new, warmup=1):
-        arguments = ["bench", "--shape", self.shape.name, "--load-format", "dummy", "--dtype", self.dtype, "--threads", self.threads,
+        arguments = ["bench", "--shape", self.shape.name, "--load-format", "dummy", "--dtype", self.dtype, "--threads", max(1, self.threads // self.ranks), *self.rank_flags,
                      "--batch-size", batch, "--prompt-tokens", prompt, "--max-new-tokens", new, "--iterations", 1, "--warmup", warmup,
                      "--format", "json"]  # fmt: skip
         arguments = [str(argument) for argument in arguments]
@@ -52,3 +54,17 @@ class Bloomery(Engine):
         self.notes = {"command": " ".join(["bloomery", *arguments]), "isa": report["isa"],
                       "memory_bandwidth_bytes_per_s": report["memory_bandwidth_bytes_per_s"]}  # fmt: skip
         return report
+
+
+class TensorParallel(Bloomery):
+    """Two ranks that share every layer, each with half of the threads."""
+
+    name = "bloomery-tp2"
+    ranks, rank_flags = 2, ("--tp", 2)
+
+
+class PipelineParallel(Bloomery):
+    """Two ranks with half of the layers and of the threads each, one after the other where a step has few rows, as Accelerate works."""
+
+    name = "bloomery-pp2"
+    ranks, rank_flags = 2, ("--pp", 2)
