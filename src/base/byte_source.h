@@ -24,6 +24,9 @@ class ByteSource {
   // Fills `out` from `offset`. A range past the end is kCorrupt (the file is shorter than something claimed).
   virtual Status ReadAt(std::uint64_t offset, std::span<std::byte> out) const = 0;
 
+  // Gives back what memory holds of the source and can read again; bytes and views stay valid.
+  virtual void Forget() const {}
+
   // The whole source in memory, if it is there without a copy (a mapped file); empty otherwise.
   virtual std::optional<std::span<const std::byte>> mapped() const { return std::nullopt; }
 };

@@ -50,6 +50,10 @@ MappedFile::~MappedFile() {
   if (!bytes_.empty()) ::munmap(const_cast<std::byte*>(bytes_.data()), bytes_.size());
 }
 
+void MappedFile::Forget() const {
+  if (!bytes_.empty()) ::madvise(const_cast<std::byte*>(bytes_.data()), bytes_.size(), MADV_DONTNEED);
+}
+
 Status MappedFile::ReadAt(std::uint64_t offset, std::span<std::byte> out) const {
   return CopyRange(name_, bytes_, offset, out);
 }

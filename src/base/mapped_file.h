@@ -23,6 +23,7 @@ class MappedFile final : public ByteSource {
   std::uint64_t size_bytes() const override { return bytes_.size(); }
   Status ReadAt(std::uint64_t offset, std::span<std::byte> out) const override;
   std::optional<std::span<const std::byte>> mapped() const override { return bytes_; }
+  void Forget() const override;
 
   std::span<const std::byte> bytes() const { return bytes_; }
   std::string_view text() const { return {reinterpret_cast<const char*>(bytes_.data()), bytes_.size()}; }

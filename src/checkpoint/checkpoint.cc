@@ -197,6 +197,10 @@ std::vector<std::string> Checkpoint::names() const {
   return names;
 }
 
+void Checkpoint::Forget() const {
+  for (const auto& file : files_) file->Forget();
+}
+
 std::uint64_t Checkpoint::total_bytes() const {
   std::uint64_t total = 0;
   for (const auto& [name, entry] : tensors_) total += entry.view.bytes.size();

@@ -30,6 +30,8 @@ class Checkpoint {
 
   std::vector<std::string> names() const;
   std::uint64_t total_bytes() const;
+  // Gives back the memory of what was read so far; views stay valid, and are read again where they are used.
+  void Forget() const;
   // The file a tensor is in; empty for unknown names.
   std::string_view FileOf(std::string_view name) const;
 

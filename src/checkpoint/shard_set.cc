@@ -203,6 +203,7 @@ Status ShardWriter::Verify(const ShardProgress& progress) const {
       return Fail(ErrorCode::kCorrupt, "{}: {} is not what was written; remove {} and start again",
                   PathOf(place.file).string(), name.second, directory_.string());
     }
+    maps[place.file]->Forget();
     done += place.bytes;
   }
   return {};

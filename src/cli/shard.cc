@@ -37,10 +37,12 @@ Status CopySmallFiles(const fs::path& from, const fs::path& policy, const fs::pa
   return policy.empty() ? Status() : copy(policy, to / "architecture.json");
 }
 
-ShardProgress Progress() {
+// Called before each layer: what was read of the checkpoint for the one before is not needed again.
+ShardProgress Progress(std::shared_ptr<const Checkpoint> checkpoint) {
   const LoadProgress line = TerminalProgress("sharding");
-  return [line](double fraction, std::string_view what) {
+  return [line, checkpoint = std::move(checkpoint)](double fraction, std::string_view what) {
     if (line) line(fraction, what);
+    if (checkpoint) checkpoint->Forget();
     return !InterruptGuard::interrupted();
   };
 }
@@ -84,7 +86,7 @@ Status Shard(const ShardFlags& flags) {
                          : CopySmallFiles(options.directory, options.policy, flags.output));
   const InterruptGuard guard;
   const Status written =
-      WriteShards(spec, flags.model.grid(), source, name, dtype, *device, flags.output, Progress());
+      WriteShards(spec, flags.model.grid(), source, name, dtype, *device, flags.output, Progress(checkpoint));
   if (!written && written.error().code == ErrorCode::kCancelled) {
     fmt::print(stderr, "\nbloomery: {}\n", written.error().message);
     throw CLI::RuntimeError(kInterruptedStatus);

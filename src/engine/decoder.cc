@@ -69,9 +69,37 @@ void Decoder::Widen(Group& group) const {
   }
 }
 
-std::int64_t Decoder::Advance(Group& group, std::span<float> logits) const {
+// The token after a row is chosen with the same history and the same random number as without drafts, so what
+// comes out is the same; a draft that was another token ends the round, and its row is forgotten.
+template <typename Take>
+std::int64_t Decoder::FollowDrafts(Sequence& sequence, const Take& take) const {
+  const std::vector<std::int32_t> drafts = std::exchange(sequence.drafts, {});
+  std::size_t accepted = 0;
+  for (;; ++accepted) {
+    take(accepted);
+    if (sequence.finish || accepted == drafts.size() || sequence.tokens.back() != drafts[accepted]) break;
+    ++sequence.computed;
+  }
+  sequence.draft_pace.Report(drafts.size(), accepted);
+  return static_cast<std::int64_t>(accepted);
+}
+
+void Decoder::Begin(Group& group) const {
   ReportPrompt(group);
   if (!group.first_token) group.first_token = std::chrono::steady_clock::now();
+}
+
+std::int64_t Decoder::AdvanceGreedily(Group& group, std::span<const std::int32_t> best) const {
+  Begin(group);
+  Sequence& sequence = group.sequences.front();
+  const std::int64_t accepted =
+      FollowDrafts(sequence, [&](std::size_t row) { AppendToken(group, sequence, best[row]); });
+  if (group.finished()) FinishGroup(group);
+  return accepted;
+}
+
+std::int64_t Decoder::Advance(Group& group, std::span<float> logits) const {
+  Begin(group);
   const std::size_t vocab = logits.size() / static_cast<std::size_t>(group.logit_rows());
   std::int64_t accepted = 0;
   // The prompt's one row of logits starts every sequence.
@@ -90,27 +118,14 @@ std::int64_t Decoder::Advance(Group& group, std::span<float> logits) const {
         continue;
       }
       const std::size_t rows = 1 + sequence.drafts.size();
-      accepted += FollowDrafts(group, sequence, logits.first(rows * vocab));
+      accepted += FollowDrafts(sequence, [&](std::size_t row) {
+        AdvanceSequence(group, sequence, logits.subspan(row * vocab, vocab));
+      });
       logits = logits.subspan(rows * vocab);
     }
   }
   if (group.finished()) FinishGroup(group);
   return accepted;
-}
-
-// The token after a row is chosen with the same history and the same random number as without drafts, so what
-// comes out is the same; a draft that was another token ends the round, and its row is forgotten.
-std::int64_t Decoder::FollowDrafts(Group& group, Sequence& sequence, std::span<float> logits) const {
-  const std::vector<std::int32_t> drafts = std::exchange(sequence.drafts, {});
-  const std::size_t vocab = logits.size() / (1 + drafts.size());
-  std::size_t accepted = 0;
-  for (;; ++accepted) {
-    AdvanceSequence(group, sequence, logits.subspan(accepted * vocab, vocab));
-    if (sequence.finish || accepted == drafts.size() || sequence.tokens.back() != drafts[accepted]) break;
-    ++sequence.computed;
-  }
-  sequence.draft_pace.Report(drafts.size(), accepted);
-  return static_cast<std::int64_t>(accepted);
 }
 
 void Decoder::AdvanceSequence(Group& group, Sequence& sequence, std::span<float> logits) const {

@@ -25,14 +25,19 @@ class Decoder {
   // drafts that came true.
   std::int64_t Advance(Group& group, std::span<float> logits) const;
 
+  // The same for a group that wants the largest logit alone (WantsLargestOnly): `best` is each row's token.
+  std::int64_t AdvanceGreedily(Group& group, std::span<const std::int32_t> best) const;
+
   // A request that only wanted its prompt scored.
   void FinishWithoutTokens(Group& group) const;
 
  private:
   void ReportPrompt(Group& group) const;
   void Widen(Group& group) const;
+  void Begin(Group& group) const;
   void AdvanceSequence(Group& group, Sequence& sequence, std::span<float> logits) const;
-  std::int64_t FollowDrafts(Group& group, Sequence& sequence, std::span<float> logits) const;
+  template <typename Take>
+  std::int64_t FollowDrafts(Sequence& sequence, const Take& take) const;
   void AdvanceBeams(Group& group, std::span<float> logits, std::size_t vocab) const;
   void FinishBeams(Group& group) const;
   void AppendToken(Group& group, Sequence& sequence, std::int32_t token) const;

@@ -3,6 +3,7 @@
 #include <algorithm>
 
 #include "base/log.h"
+#include "engine/logits.h"
 
 namespace bloomery {
 namespace {
@@ -222,11 +223,26 @@ Result<std::vector<Engine::ReadyGroup>> Engine::FinishItems(std::span<const Work
 Status Engine::AdvanceGroups(std::span<const ReadyGroup> ready) {
   const auto limit = static_cast<std::size_t>(model_.transformer->limits().max_logit_rows);
   const auto vocab = static_cast<std::size_t>(model_.info.vocab_size);
+  const auto greedy = [this](const ReadyGroup& group) {
+    return runner_.cut() && WantsLargestOnly(group.group->request.sampling);
+  };
   while (!ready.empty()) {
+    const bool best_only = greedy(ready.front());
     std::vector<std::int32_t> rows;
     std::size_t count = 0;
-    for (; count < ready.size() && rows.size() + ready[count].rows.size() <= limit; ++count) {
+    for (; count < ready.size() && rows.size() + ready[count].rows.size() <= limit &&
+           greedy(ready[count]) == best_only;
+         ++count) {
       rows.insert(rows.end(), ready[count].rows.begin(), ready[count].rows.end());
+    }
+    if (best_only) {
+      ASSIGN_OR_RETURN(std::span<const std::int32_t> best, runner_.Best(rows));
+      for (const ReadyGroup& group : ready.first(count)) {
+        totals_.accepted_tokens_total += decoder_.AdvanceGreedily(*group.group, best);
+        best = best.subspan(group.rows.size());
+      }
+      ready = ready.subspan(count);
+      continue;
     }
     ASSIGN_OR_RETURN(std::span<float> logits, runner_.Logits(rows));
     for (const ReadyGroup& group : ready.first(count)) {

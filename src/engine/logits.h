@@ -14,8 +14,13 @@
 #include <vector>
 
 #include "engine/request.h"
+#include "tensor/argmax.h"
 
 namespace bloomery {
+
+// Nothing but the token with the largest logit is wanted, and no processor changes a logit: rows of logits
+// need not be looked at.
+bool WantsLargestOnly(const SamplingParams& params);
 
 // What a sequence holds so far: prompt, then generated tokens.
 struct TokenHistory {
@@ -41,9 +46,6 @@ std::vector<Candidate> SamplingDistribution(const SamplingParams& params, std::s
 
 // The candidate under `uniform` in [0, 1) of the cumulative distribution.
 std::int32_t Draw(std::span<const Candidate> distribution, double uniform);
-
-// Index of the largest score, the first of equals.
-std::int32_t Argmax(std::span<const float> scores);
 
 // log Σ exp(score): what turns a logit into a log-probability.
 double LogSumExp(std::span<const float> scores);

@@ -9,11 +9,13 @@ namespace {
 //
 //   end
 //   logits   row …
+//   best     row …
 //   forward  count of copies, from, to …; count of tokens, token …; then for each slice its first row, rows,
 //            first position and blocks
 constexpr std::int32_t kEnd = 0;
 constexpr std::int32_t kForward = 1;
 constexpr std::int32_t kLogits = 2;
+constexpr std::int32_t kBest = 3;
 
 std::int32_t Word(std::int64_t value) { return static_cast<std::int32_t>(value); }
 
@@ -60,6 +62,15 @@ Result<std::span<float>> ModelRunner::Logits(std::span<const std::int32_t> rows)
   return transformer_.Logits(rows);
 }
 
+Result<std::span<const std::int32_t>> ModelRunner::Best(std::span<const std::int32_t> rows) {
+  if (tells()) {
+    std::vector<std::int32_t> message{kBest};
+    message.insert(message.end(), rows.begin(), rows.end());
+    RETURN_IF_ERROR(Tell(message));
+  }
+  return transformer_.Best(rows);
+}
+
 Status ModelRunner::Follow() {
   for (;;) {
     std::vector<std::byte> bytes;
@@ -73,6 +84,9 @@ Status ModelRunner::Follow() {
         break;
       case kLogits:
         RETURN_IF_ERROR(transformer_.Logits(rest));
+        break;
+      case kBest:
+        RETURN_IF_ERROR(transformer_.Best(rest));
         break;
       default:
         return {};

@@ -1,7 +1,7 @@
 // A model as the engine drives it, be it whole or cut over ranks: rank 0 says what a step computes, and every
 // rank does it.
 //
-//   rank 0:  CopyBlock … Forward ▸ Logits ▸ Logits …   each told to the others, then done here
+//   rank 0:  CopyBlock … Forward ▸ Logits ▸ Best …   each told to the others, then done here
 //   others:  Follow: does what rank 0 says until rank 0's runner ends
 #pragma once
 
@@ -35,6 +35,9 @@ class ModelRunner {
   // As Transformer's. kUnavailable: a rank is lost, and nothing more can be computed.
   Status Forward(std::span<const std::int32_t> tokens, std::span<const SequenceSlice> slices);
   Result<std::span<float>> Logits(std::span<const std::int32_t> rows);
+  Result<std::span<const std::int32_t>> Best(std::span<const std::int32_t> rows);
+  // Logits come from other ranks: who wants the largest alone asks for Best.
+  bool cut() const { return world_ != nullptr && world_->size() > 1; }
 
   // --- other ranks
 

@@ -15,6 +15,7 @@
 #include "kernels/linear.h"
 #include "kernels/memory.h"
 #include "kernels/packed_linear.h"
+#include "tensor/argmax.h"
 
 namespace bloomery {
 namespace {
@@ -210,6 +211,13 @@ class CpuDevice final : public Device {
                   std::int64_t cols, float* out, std::int64_t out_stride) override {
     ForRows(static_cast<std::int64_t>(rows.size()), cols, [&](std::int64_t row) {
       std::copy_n(x + rows[static_cast<std::size_t>(row)] * x_stride, cols, out + row * out_stride);
+    });
+  }
+
+  void ArgmaxRows(const float* x, std::int64_t x_stride, std::int64_t cols,
+                  std::span<std::int32_t> best) override {
+    ForRows(static_cast<std::int64_t>(best.size()), cols, [&](std::int64_t row) {
+      best[static_cast<std::size_t>(row)] = Argmax({x + row * x_stride, static_cast<std::size_t>(cols)});
     });
   }
 

@@ -240,19 +240,42 @@ Status Transformer::Sum(const LinearWeights& weights, bool cut, const float* inp
 
 Result<std::span<float>> Transformer::Logits(std::span<const std::int32_t> rows) {
   assert(static_cast<std::int64_t>(rows.size()) <= limits_.max_logit_rows);
-  const std::span logits(logits_.as<float>(), rows.size() * static_cast<std::size_t>(spec_.vocab_size));
-  if (part().last_stage()) RETURN_IF_ERROR(LogitsOfStage(rows));
-  if (!part().leads_sums()) return std::span<float>();
-  if (peers_.pipeline != nullptr) {
-    const int last = part().grid.stages - 1;
-    if (part().last_stage()) RETURN_IF_ERROR(peers_.pipeline->Send(logits, 0));
-    if (part().first_stage()) RETURN_IF_ERROR(peers_.pipeline->Receive(logits, last));
+  if (part().last_stage() && (vocabulary_cut() || part().leads_sums())) {
+    Head(rows);
+    if (vocabulary_cut()) RETURN_IF_ERROR(GatherLogits(std::ssize(rows)));
   }
+  if (!part().leads_sums()) return std::span<float>();
+  const std::span logits(logits_.as<float>(), rows.size() * static_cast<std::size_t>(spec_.vocab_size));
+  RETURN_IF_ERROR(ToFirstStage(logits));
   return part().first_stage() ? logits : std::span<float>();
 }
 
-Status Transformer::LogitsOfStage(std::span<const std::int32_t> rows) {
-  if (!vocabulary_cut() && !part().leads_sums()) return {};
+Result<std::span<const std::int32_t>> Transformer::Best(std::span<const std::int32_t> rows) {
+  assert(static_cast<std::int64_t>(rows.size()) <= limits_.max_logit_rows);
+  best_.resize(rows.size());
+  if (part().last_stage() && (vocabulary_cut() || part().leads_sums())) {
+    const std::span<const float> logits = Head(rows);
+    const std::int64_t stride = std::ssize(logits) / std::ssize(rows);
+    device_.ArgmaxRows(logits.data(), stride, vocabulary_cut() ? part().vocab.size : spec_.vocab_size, best_);
+    if (vocabulary_cut()) RETURN_IF_ERROR(GatherBest(std::ssize(rows)));
+  }
+  if (!part().leads_sums()) return std::span<const std::int32_t>();
+  if (peers_.pipeline != nullptr) {
+    // Numbers of tokens are far below 2^24: floats hold them.
+    candidates_.assign(best_.begin(), best_.end());
+    RETURN_IF_ERROR(ToFirstStage(candidates_));
+    std::copy(candidates_.begin(), candidates_.end(), best_.begin());
+  }
+  return part().first_stage() ? std::span<const std::int32_t>(best_) : std::span<const std::int32_t>();
+}
+
+Status Transformer::ToFirstStage(std::span<float> data) {
+  if (peers_.pipeline == nullptr) return {};
+  if (part().last_stage()) return peers_.pipeline->Send(data, 0);
+  return part().first_stage() ? peers_.pipeline->Receive(data, part().grid.stages - 1) : Status();
+}
+
+std::span<float> Transformer::Head(std::span<const std::int32_t> rows) {
   const auto count = static_cast<std::int64_t>(rows.size());
   float* last = last_.as<float>();
   device_.GatherRows(x_.as<float>(), spec_.hidden_size, rows, spec_.hidden_size, last, spec_.hidden_size);
@@ -261,13 +284,15 @@ Status Transformer::LogitsOfStage(std::span<const std::int32_t> rows) {
     Linear(*weights_.project_out, last, last_embed_.as<float>(), count);
     last = last_embed_.as<float>();
   }
-  if (!vocabulary_cut()) {
-    Linear(weights_.head_or_embed(), last, logits_.as<float>(), count);
-    return {};
-  }
+  float* logits = vocabulary_cut() ? share_.as<float>() : logits_.as<float>();
+  const std::int64_t stride = vocabulary_cut() ? part().vocab_share : spec_.vocab_size;
+  Linear(weights_.head_or_embed(), last, logits, count, Activation::kNone, nullptr, stride);
+  return {logits, static_cast<std::size_t>(count * stride)};
+}
+
+Status Transformer::GatherLogits(std::int64_t rows) {
   const std::int64_t share = part().vocab_share;
-  Linear(weights_.head_or_embed(), last, share_.as<float>(), count, Activation::kNone, nullptr, share);
-  const auto floats = static_cast<std::size_t>(count * share);
+  const auto floats = static_cast<std::size_t>(rows * share);
   const auto ranks = static_cast<std::size_t>(part().grid.tensor_ranks);
   RETURN_IF_ERROR(
       peers_.tensor->Gather({share_.as<float>(), floats}, {shares_.as<float>(), ranks * floats}, 0));
@@ -275,10 +300,33 @@ Status Transformer::LogitsOfStage(std::span<const std::int32_t> rows) {
   for (std::int64_t rank = 0; rank < part().grid.tensor_ranks; ++rank) {
     const std::int64_t begin = rank * share;
     const std::int64_t size = std::min(share, spec_.vocab_size - begin);
-    for (std::int64_t r = 0; r < count; ++r) {
-      std::copy_n(shares_.as<float>() + (rank * count + r) * share, size,
+    for (std::int64_t r = 0; r < rows; ++r) {
+      std::copy_n(shares_.as<float>() + (rank * rows + r) * share, size,
                   logits_.as<float>() + r * spec_.vocab_size + begin);
     }
+  }
+  return {};
+}
+
+// Ranks hold tokens in their own order, so that the first of equals is the first rank's.
+Status Transformer::GatherBest(std::int64_t rows) {
+  const auto count = static_cast<std::size_t>(rows);
+  const auto ranks = static_cast<std::size_t>(part().grid.tensor_ranks);
+  std::vector<float> mine(2 * count);
+  for (std::size_t r = 0; r < count; ++r) {
+    mine[2 * r] = static_cast<float>(part().vocab.begin + best_[r]);
+    mine[2 * r + 1] = share_.as<float>()[static_cast<std::int64_t>(r) * part().vocab_share + best_[r]];
+  }
+  candidates_.resize(ranks * mine.size());
+  RETURN_IF_ERROR(peers_.tensor->Gather(mine, candidates_, 0));
+  if (!part().leads_sums()) return {};
+  for (std::size_t r = 0; r < count; ++r) {
+    const float* best = &candidates_[2 * r];
+    for (std::size_t rank = 1; rank < ranks; ++rank) {
+      const float* other = &candidates_[rank * mine.size() + 2 * r];
+      if (other[1] > best[1]) best = other;
+    }
+    best_[r] = static_cast<std::int32_t>(best[0]);
   }
   return {};
 }

@@ -54,6 +54,10 @@ class Transformer {
   // nothing on other ranks. rows.size() ≤ max_logit_rows. The caller may overwrite them. Fails as Forward.
   Result<std::span<float>> Logits(std::span<const std::int32_t> rows);
 
+  // Of each row the token with the largest logit, the first of equals, on rank 0; nothing on other ranks.
+  // Ranks tell each other their best candidate, not their logits.
+  Result<std::span<const std::int32_t>> Best(std::span<const std::int32_t> rows);
+
  private:
   Transformer(ModelSpec spec, ModelWeights weights, Device& device, Limits limits, Peers peers)
       : spec_(std::move(spec)),
@@ -83,8 +87,14 @@ class Transformer {
   // x = W·input + residual. cut: each tensor rank has a summand of W·input.
   Status Sum(const LinearWeights& weights, bool cut, const float* input, float* x, std::int64_t rows,
              const float* residual);
-  // This rank's tokens' logits, [rows, vocab share]: the last stage's work.
-  Status LogitsOfStage(std::span<const std::int32_t> rows);
+  // This rank's tokens' logits: [rows, vocab share] where tokens are cut, else [rows, vocab]. The last
+  // stage's.
+  std::span<float> Head(std::span<const std::int32_t> rows);
+  // Every tensor rank's, put together on tensor rank 0.
+  Status GatherLogits(std::int64_t rows);
+  Status GatherBest(std::int64_t rows);
+  // From tensor rank 0 of the last stage to rank 0.
+  Status ToFirstStage(std::span<float> data);
   void Norm(const NormWeights& norm, const float* x, std::int64_t rows, float* y);
   void Linear(const LinearWeights& weights, const float* x, float* y, std::int64_t rows,
               Activation activation = Activation::kNone, const float* residual = nullptr,
@@ -114,6 +124,8 @@ class Transformer {
   AlignedBuffer share_;                  // [logit rows, vocab share], only where tokens are cut
   AlignedBuffer shares_;                 // [ranks, logit rows, vocab share], there on tensor rank 0
   AlignedBuffer logits_;                 // [logit rows, vocab]
+  std::vector<float> candidates_;        // [ranks, rows, 2]: a token and its logit
+  std::vector<std::int32_t> best_;       // [rows]
   std::vector<std::int32_t> positions_;  // [rows]; also ids of the part's tokens
 };
 

@@ -246,6 +246,10 @@ class Device {
   virtual void GatherRows(const float* x, std::int64_t x_stride, std::span<const std::int32_t> rows,
                           std::int64_t cols, float* out, std::int64_t out_stride) = 0;
 
+  // best[i]: the column of the largest value of x[i, :], the first of equals.
+  virtual void ArgmaxRows(const float* x, std::int64_t x_stride, std::int64_t cols,
+                          std::span<std::int32_t> best) = 0;
+
   // --- attention
   // -------------------------------------------------------------------------------------------------------
 
