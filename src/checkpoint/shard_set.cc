@@ -79,6 +79,39 @@ json::object ToJson(const ShardManifest& manifest) {
           {"files", std::move(files)}};
 }
 
+Result<ShardManifest> ParseManifest(const json::value& parsed) {
+  const auto corrupt = [](std::string_view what) { return Fail(ErrorCode::kCorrupt, "{}", what); };
+  if (!parsed.is_object()) return corrupt("not a JSON object");
+  const json::object& object = parsed.get_object();
+  ASSIGN_OR_RETURN(const auto format, GetString(object, "format"));
+  ASSIGN_OR_RETURN(const auto version, GetInt(object, "version"));
+  if (format != kFormat) return corrupt("not a manifest of shards");
+  if (version != kVersion) return corrupt("of another version; shard the model again");
+  ShardManifest manifest;
+  ASSIGN_OR_RETURN(const auto layout, GetString(object, "layout"));
+  ASSIGN_OR_RETURN(const auto dtype, GetString(object, "dtype"));
+  ASSIGN_OR_RETURN(const auto ranks, GetInt(object, "tensor_ranks"));
+  ASSIGN_OR_RETURN(const auto stages, GetInt(object, "stages"));
+  const json::value* files = object.if_contains("files");
+  if (!layout || !dtype || !ranks || *ranks < 1 || *ranks > 1024 || files == nullptr || !files->is_array())
+    return corrupt("layout, dtype, tensor_ranks and files are missing or wrong");
+  manifest.layout = *layout;
+  manifest.dtype = *dtype;
+  manifest.tensor_ranks = static_cast<int>(*ranks);
+  manifest.stages = static_cast<int>(stages.value_or(1));
+  for (const json::value& entry : files->get_array()) {
+    if (!entry.is_object()) return corrupt("files must be objects");
+    ASSIGN_OR_RETURN(const auto name, GetString(entry.get_object(), "name"));
+    ASSIGN_OR_RETURN(const auto rank, GetInt(entry.get_object(), "tensor_rank"));
+    // A file beside the manifest, nowhere else.
+    if (!name || name->empty() || name->find('/') != std::string::npos || !rank ||
+        *rank < ShardFile::kEvery || *rank >= *ranks)
+      return corrupt("a file's name or tensor_rank is wrong");
+    manifest.files.push_back({*name, static_cast<int>(*rank), {}});
+  }
+  return manifest;
+}
+
 }  // namespace
 
 std::uint64_t PaddedShardBytes(std::uint64_t bytes) { return RoundUp(bytes, kPage); }
@@ -241,38 +274,11 @@ Result<ShardManifest> ShardSet::ReadManifest(const fs::path& directory) {
   const std::string path = (directory / kShardManifestName).string();
   ASSIGN_OR_RETURN(const std::string text, ReadFileToString(path));
   ASSIGN_OR_RETURN(const json::value parsed, ParseJson(text, path));
-  const auto corrupt = [&path](std::string_view what) {
-    return Fail(ErrorCode::kCorrupt, "{}: {}", path, what);
-  };
-  if (!parsed.is_object()) return corrupt("not a JSON object");
-  const json::object& object = parsed.get_object();
-  ASSIGN_OR_RETURN(const auto format, GetString(object, "format"));
-  ASSIGN_OR_RETURN(const auto version, GetInt(object, "version"));
-  if (format != kFormat) return corrupt("not a manifest of shards");
-  if (version != kVersion) return corrupt("of another version; shard the model again");
-  ShardManifest manifest;
-  ASSIGN_OR_RETURN(const auto layout, GetString(object, "layout"));
-  ASSIGN_OR_RETURN(const auto dtype, GetString(object, "dtype"));
-  ASSIGN_OR_RETURN(const auto ranks, GetInt(object, "tensor_ranks"));
-  ASSIGN_OR_RETURN(const auto stages, GetInt(object, "stages"));
-  const json::value* files = object.if_contains("files");
-  if (!layout || !dtype || !ranks || *ranks < 1 || *ranks > 1024 || files == nullptr || !files->is_array())
-    return corrupt("layout, dtype, tensor_ranks and files are missing or wrong");
-  manifest.layout = *layout;
-  manifest.dtype = *dtype;
-  manifest.tensor_ranks = static_cast<int>(*ranks);
-  manifest.stages = static_cast<int>(stages.value_or(1));
-  for (const json::value& entry : files->get_array()) {
-    if (!entry.is_object()) return corrupt("files must be objects");
-    ASSIGN_OR_RETURN(const auto name, GetString(entry.get_object(), "name"));
-    ASSIGN_OR_RETURN(const auto rank, GetInt(entry.get_object(), "tensor_rank"));
-    // A file beside the manifest, nowhere else.
-    if (!name || name->empty() || name->find('/') != std::string::npos || !rank ||
-        *rank < ShardFile::kEvery || *rank >= *ranks)
-      return corrupt("a file's name or tensor_rank is wrong");
-    manifest.files.push_back({*name, static_cast<int>(*rank), {}});
-  }
-  return manifest;
+  auto manifest = ParseManifest(parsed);
+  if (manifest) return manifest;
+  Error error = std::move(manifest).error();
+  error.code = ErrorCode::kCorrupt;
+  return WithContext(std::move(error), path);
 }
 
 Result<std::shared_ptr<const ShardSet>> ShardSet::Open(const fs::path& directory,

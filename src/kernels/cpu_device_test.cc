@@ -6,7 +6,9 @@
 #include <cstdlib>
 #include <limits>
 #include <optional>
+#include <span>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "kernels/test_util.h"
@@ -413,6 +415,115 @@ TEST_F(HostileSourceTest, PackedBytesIsWhatPackingTakes) {
   EXPECT_EQ(device_->PackedBytes(16, 4, false, DType::kI8), 16U * 4U + 16U * 4U);
   EXPECT_EQ(device_->PackedBytes(std::int64_t{1} << 40U, std::int64_t{1} << 40U, false, DType::kF32),
             std::numeric_limits<std::uint64_t>::max());
+}
+
+// --- packed bytes that somebody else keeps, and layers in pieces
+
+struct Alignas64 {
+  explicit Alignas64(std::span<const std::byte> bytes)
+      : buffer(AlignedBuffer::Allocate(bytes.size() + 64).value()), size(bytes.size()) {
+    std::copy(bytes.begin(), bytes.end(), buffer.data());
+  }
+  std::span<const std::byte> bytes() const { return {buffer.data(), size}; }
+
+  AlignedBuffer buffer;
+  std::size_t size;
+};
+
+std::vector<float> Product(Device& device, const LinearWeights& weights, const std::vector<float>& x,
+                           std::int64_t rows) {
+  std::vector<float> y(static_cast<std::size_t>(rows * weights.out_features()));
+  device.Linear({.weights = &weights,
+                 .x = x.data(),
+                 .x_stride = weights.in_features(),
+                 .y = y.data(),
+                 .y_stride = weights.out_features(),
+                 .rows = rows});
+  return y;
+}
+
+class MappedLinearTest : public testing::TestWithParam<DType> {};
+
+TEST_P(MappedLinearTest, RowsOfMappedBytesGiveTheBitsOfTheWhole) {
+  const auto device = MakeCpuDevice({.threads = 2}).value();
+  constexpr std::int64_t kOut = 83;  // the last panel is not full
+  constexpr std::int64_t kIn = 300;
+  constexpr std::int64_t kRows = 5;
+  const auto whole = device->RandomLinear(kOut, kIn, /*has_bias=*/true, GetParam(), 0.1F, 3).value();
+  const Alignas64 copy(device->Packed(*whole));
+  ASSERT_EQ(copy.size, device->PackedBytes(kOut, kIn, true, GetParam()));
+  const std::vector<float> x = Random(8).Floats(kRows * kIn);
+  const std::vector<float> expected = Product(*device, *whole, x, kRows);
+  const auto map = [&](std::int64_t first, std::int64_t rows) {
+    return device->MapLinear({kOut, kIn, true, GetParam(), copy.bytes(), first, rows, nullptr});
+  };
+  std::vector<std::unique_ptr<LinearWeights>> pieces;
+  for (const auto& [first, rows] : {std::pair<std::int64_t, std::int64_t>{0, 32}, {32, 16}, {48, 35}}) {
+    pieces.push_back(map(first, rows).value());
+    const std::vector<float> y = Product(*device, *pieces.back(), x, kRows);
+    for (std::int64_t r = 0; r < kRows; ++r)
+      EXPECT_TRUE(SameBits(y.data() + r * rows, expected.data() + r * kOut + first, rows)) << first;
+  }
+  const auto joined = device->JoinLinear(std::move(pieces), JoinedBy::kOutputs);
+  EXPECT_EQ(joined->out_features(), kOut);
+  EXPECT_EQ(joined->in_features(), kIn);
+  const std::vector<float> y = Product(*device, *joined, x, kRows);
+  EXPECT_TRUE(SameBits(y.data(), expected.data(), kRows * kOut));
+  // A table in pieces is looked up as a whole.
+  const std::vector<std::int32_t> ids = {0, 31, 32, 47, 48, 82, -1};
+  std::vector<float> from_whole(ids.size() * kIn);
+  std::vector<float> from_pieces(ids.size() * kIn, 1.0F);
+  device->Embed(*whole, ids, from_whole.data(), kIn);
+  device->Embed(*joined, ids, from_pieces.data(), kIn);
+  EXPECT_TRUE(SameBits(from_pieces.data(), from_whole.data(), static_cast<std::int64_t>(from_whole.size())));
+  EXPECT_EQ(from_pieces.back(), 0.0F);
+
+  EXPECT_EQ(map(8, 16).error().code, ErrorCode::kInvalidArgument) << "in the middle of a panel";
+  EXPECT_EQ(map(0, 40).error().code, ErrorCode::kInvalidArgument);
+  EXPECT_EQ(map(64, 32).error().code, ErrorCode::kInvalidArgument) << "past the end";
+  const auto few =
+      device->MapLinear({kOut, kIn, true, GetParam(), copy.bytes().first(copy.size - 1), 0, kOut, nullptr});
+  EXPECT_EQ(few.error().code, ErrorCode::kCorrupt);
+  const auto unaligned =
+      device->MapLinear({16, 16, false, GetParam(), copy.bytes().subspan(4), 0, 16, nullptr});
+  EXPECT_EQ(unaligned.error().code, ErrorCode::kCorrupt);
+}
+
+TEST_P(MappedLinearTest, InputsJoinedAreSumsInThePiecesOrder) {
+  const auto device = MakeCpuDevice({.threads = 2}).value();
+  constexpr std::int64_t kOut = 40;
+  constexpr std::int64_t kRows = 3;
+  auto first = device->RandomLinear(kOut, 128, /*has_bias=*/true, GetParam(), 0.1F, 3).value();
+  auto second = device->RandomLinear(kOut, 96, /*has_bias=*/false, GetParam(), 0.1F, 4).value();
+  const std::vector<float> x = Random(8).Floats(kRows * 224);
+  std::vector<float> left;
+  std::vector<float> right;
+  for (std::int64_t r = 0; r < kRows; ++r) {
+    left.insert(left.end(), x.begin() + r * 224, x.begin() + r * 224 + 128);
+    right.insert(right.end(), x.begin() + r * 224 + 128, x.begin() + (r + 1) * 224);
+  }
+  std::vector<float> expected = Product(*device, *first, left, kRows);
+  const std::vector<float> more = Product(*device, *second, right, kRows);
+  for (std::size_t i = 0; i < expected.size(); ++i) expected[i] = more[i] + expected[i];
+  std::vector<std::unique_ptr<LinearWeights>> pieces;
+  pieces.push_back(std::move(first));
+  pieces.push_back(std::move(second));
+  const auto joined = device->JoinLinear(std::move(pieces), JoinedBy::kInputs);
+  EXPECT_EQ(joined->in_features(), 224);
+  const std::vector<float> y = Product(*device, *joined, x, kRows);
+  for (std::size_t i = 0; i < y.size(); ++i) EXPECT_NEAR(y[i], expected[i], 1e-5) << i;
+}
+
+INSTANTIATE_TEST_SUITE_P(DTypes, MappedLinearTest,
+                         testing::Values(DType::kF32, DType::kF16, DType::kBF16, DType::kI8, DType::kI4),
+                         [](const auto& dtype) { return std::string(DTypeName(dtype.param)); });
+
+TEST(ArgmaxRowsTest, TakesTheFirstOfEquals) {
+  const auto device = MakeCpuDevice({.threads = 2}).value();
+  const std::vector<float> x = {1, 5, 5, 9, -3, -1, -1, 9};  // the last column is a gap
+  std::vector<std::int32_t> best(2);
+  device->ArgmaxRows(x.data(), 4, 3, best);
+  EXPECT_EQ(best, (std::vector<std::int32_t>{1, 1}));
 }
 
 }  // namespace
