@@ -2,6 +2,7 @@
 // from the checkpoint and from shards. Ranks are threads here; tests/ranks/run starts real ones.
 #include <gtest/gtest.h>
 
+#include <array>
 #include <fstream>
 #include <functional>
 #include <iostream>
@@ -162,6 +163,68 @@ INSTANTIATE_TEST_SUITE_P(Models, RanksTest, testing::ValuesIn(GoldenModels()), [
   std::replace(name.begin(), name.end(), '-', '_');
   return name;
 });
+
+// Sets that DeepSpeed saved on two ranks (scripts/goldens/deepspeed_goldens.py), and the models they are of.
+struct SavedSet {
+  const char* name;
+  const char* model;
+  bool int8;
+};
+constexpr std::array<SavedSet, 6> kSavedSets = {{{"bloom-f32", "bloom", false},
+                                                 {"bloom-f32-lists", "bloom", false},
+                                                 {"bloom-f16", "bloom-f16", false},
+                                                 {"bloom-int8", "bloom", true},
+                                                 {"opt-f32", "opt", false},
+                                                 {"opt-int8", "opt", true}}};
+
+void ExpectCloseLogits(const Golden& golden, LoadedModel model) {
+  ModelRunner runner(*model.transformer, *model.kv_cache, model.ranks->world.get());
+  const json::array& prompts = golden.cases.at("prompts").as_array();
+  for (std::size_t i = 0; i < prompts.size(); ++i) {
+    EXPECT_LT(RelativeRms(LogitsOf(runner, Ids(prompts[i])), golden.Floats(fmt::format("logits.{}", i))),
+              kI8Tolerance)
+        << "prompt " << i;
+  }
+}
+
+TEST(DeepSpeedSetsTest, LogitsEqualTheModels) {
+  for (const SavedSet& saved : kSavedSets) {
+    const Golden golden = ReadGolden(saved.model);
+    const std::filesystem::path set = SourceDir() / "testdata/deepspeed" / saved.name;
+    for (const Grid grid : {Grid{1, 1}, Grid{2, 1}, Grid{4, 1}, Grid{2, 2}}) {
+      SCOPED_TRACE(testing::Message()
+                   << saved.name << " --tp " << grid.tensor_ranks << " --pp " << grid.stages);
+      OnRanks(set, DType::kF32, grid, [&](LoadedModel model) {
+        if (saved.int8) return ExpectCloseLogits(golden, std::move(model));
+        ExpectGoldenLogits(golden, std::move(model));
+      });
+      // Packed as int8 again: two roundings, which the tolerance for one must still cover.
+      if (saved.int8) {
+        OnRanks(set, DType::kI8, grid,
+                [&](LoadedModel model) { ExpectCloseLogits(golden, std::move(model)); });
+      }
+    }
+  }
+}
+
+TEST(DeepSpeedSetsTest, ShardsAreMadeFromThem) {
+  const std::filesystem::path model = SourceDir() / "testdata/deepspeed/bloom-f16";
+  const ModelSpec spec = LoadSpec(model).value();
+  const auto checkpoint = Checkpoint::Open(model).value();
+  const auto device = MakeTestDevice(2);
+  std::string set = (std::filesystem::temp_directory_path() / "deepspeed_test_XXXXXX").string();
+  ASSERT_NE(::mkdtemp(set.data()), nullptr);
+  const auto source = [&](const Part& part) {
+    return MakeCheckpointSource(spec, part, *checkpoint, DType::kF32, *device);
+  };
+  const std::filesystem::path shards = std::filesystem::path(set) / "shards";
+  ASSERT_TRUE(WriteShards(spec, {2, 1}, source, "golden", DType::kF32, *device, shards, nullptr));
+  std::filesystem::copy(model / "config.json", shards / "config.json");
+  const Golden golden = ReadGolden("bloom-f16");
+  OnRanks(shards, DType::kF32, {2, 1},
+          [&golden](LoadedModel loaded) { ExpectGoldenLogits(golden, std::move(loaded)); });
+  std::filesystem::remove_all(set);
+}
 
 // What a description leaves whole on every rank is computed there, and nothing is added up after it.
 TEST(SplitsTest, WhatIsReplicatedGivesTheSameLogits) {
