@@ -226,6 +226,27 @@ TEST(DeepSpeedSetsTest, ShardsAreMadeFromThem) {
   std::filesystem::remove_all(set);
 }
 
+// Every second rank is left out: the files agree with each other, and not with config.json.
+TEST(DeepSpeedSetsTest, HalfASetIsRefused) {
+  std::string folder = (std::filesystem::temp_directory_path() / "deepspeed_test_XXXXXX").string();
+  ASSERT_NE(::mkdtemp(folder.data()), nullptr);
+  const std::filesystem::path set = std::filesystem::path(folder) / "set";
+  std::filesystem::copy(SourceDir() / "testdata/deepspeed/bloom-f16", set);
+  std::ofstream(set / "ds_inference_config.json") << R"({"type":"bloom","parallelization":"tp","tp_size":1,
+    "checkpoints":{"non_tp":["non-tp.pt"],"tp":["tp_00_00.pt","tp_00_01.pt","tp_00_02.pt","tp_00_03.pt",
+    "tp_00_04.pt","tp_00_05.pt","tp_00_06.pt","tp_00_07.pt"]}})";
+  const ModelSpec spec = LoadSpec(set).value();
+  const Part part = CutModel(spec, {1, 1}, 0).value();
+  const auto device = MakeTestDevice(1);
+  const auto loaded = LoadWeights(spec, part, *Checkpoint::Open(set).value(), DType::kF32, *device, nullptr);
+  ASSERT_FALSE(loaded);
+  EXPECT_NE(loaded.error().message.find("tp_00_01.pt: tensor \"transformer.h.0.self_attention."),
+            std::string::npos)
+      << loaded.error().message;
+  EXPECT_NE(loaded.error().message.find("config.json asks for"), std::string::npos);
+  std::filesystem::remove_all(folder);
+}
+
 // What a description leaves whole on every rank is computed there, and nothing is added up after it.
 TEST(SplitsTest, WhatIsReplicatedGivesTheSameLogits) {
   const std::string name = "llama";
