@@ -68,6 +68,14 @@ void FuzzSafetensors(std::string_view input) {
 
 void FuzzTorchFile(std::string_view input) {
   if (const auto tensors = ParseTorchFile(ViewSource(input))) CheckTensors(*tensors, input);
+  if (const auto tensors = ParseScaledTorchFile(ViewSource(input))) {
+    TensorMap plain;
+    for (const auto& [name, scaled] : *tensors) {
+      plain[name] = scaled.tensor;
+      if (scaled.scale) plain[name + ".scale"] = *scaled.scale;
+    }
+    CheckTensors(plain, input);
+  }
   if (const auto pickle = ReadPickle(std::as_bytes(std::span(input))))
     Require(pickle->root < pickle->nodes.size());
 }

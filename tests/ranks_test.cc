@@ -2,6 +2,7 @@
 // from the checkpoint and from shards. Ranks are threads here; tests/ranks/run starts real ones.
 #include <gtest/gtest.h>
 
+#include <array>
 #include <fstream>
 #include <functional>
 #include <iostream>
@@ -162,6 +163,89 @@ INSTANTIATE_TEST_SUITE_P(Models, RanksTest, testing::ValuesIn(GoldenModels()), [
   std::replace(name.begin(), name.end(), '-', '_');
   return name;
 });
+
+// Sets that DeepSpeed saved on two ranks (scripts/goldens/deepspeed_goldens.py), and the models they are of.
+struct SavedSet {
+  const char* name;
+  const char* model;
+  bool int8;
+};
+constexpr std::array<SavedSet, 6> kSavedSets = {{{"bloom-f32", "bloom", false},
+                                                 {"bloom-f32-lists", "bloom", false},
+                                                 {"bloom-f16", "bloom-f16", false},
+                                                 {"bloom-int8", "bloom", true},
+                                                 {"opt-f32", "opt", false},
+                                                 {"opt-int8", "opt", true}}};
+
+void ExpectCloseLogits(const Golden& golden, LoadedModel model) {
+  ModelRunner runner(*model.transformer, *model.kv_cache, model.ranks->world.get());
+  const json::array& prompts = golden.cases.at("prompts").as_array();
+  for (std::size_t i = 0; i < prompts.size(); ++i) {
+    EXPECT_LT(RelativeRms(LogitsOf(runner, Ids(prompts[i])), golden.Floats(fmt::format("logits.{}", i))),
+              kI8Tolerance)
+        << "prompt " << i;
+  }
+}
+
+TEST(DeepSpeedSetsTest, LogitsEqualTheModels) {
+  for (const SavedSet& saved : kSavedSets) {
+    const Golden golden = ReadGolden(saved.model);
+    const std::filesystem::path set = SourceDir() / "testdata/deepspeed" / saved.name;
+    for (const Grid grid : {Grid{1, 1}, Grid{2, 1}, Grid{4, 1}, Grid{2, 2}}) {
+      SCOPED_TRACE(testing::Message()
+                   << saved.name << " --tp " << grid.tensor_ranks << " --pp " << grid.stages);
+      OnRanks(set, DType::kF32, grid, [&](LoadedModel model) {
+        if (saved.int8) return ExpectCloseLogits(golden, std::move(model));
+        ExpectGoldenLogits(golden, std::move(model));
+      });
+      // Packed as int8 again: two roundings, which the tolerance for one must still cover.
+      if (saved.int8) {
+        OnRanks(set, DType::kI8, grid,
+                [&](LoadedModel model) { ExpectCloseLogits(golden, std::move(model)); });
+      }
+    }
+  }
+}
+
+TEST(DeepSpeedSetsTest, ShardsAreMadeFromThem) {
+  const std::filesystem::path model = SourceDir() / "testdata/deepspeed/bloom-f16";
+  const ModelSpec spec = LoadSpec(model).value();
+  const auto checkpoint = Checkpoint::Open(model).value();
+  const auto device = MakeTestDevice(2);
+  std::string set = (std::filesystem::temp_directory_path() / "deepspeed_test_XXXXXX").string();
+  ASSERT_NE(::mkdtemp(set.data()), nullptr);
+  const auto source = [&](const Part& part) {
+    return MakeCheckpointSource(spec, part, *checkpoint, DType::kF32, *device);
+  };
+  const std::filesystem::path shards = std::filesystem::path(set) / "shards";
+  ASSERT_TRUE(WriteShards(spec, {2, 1}, source, "golden", DType::kF32, *device, shards, nullptr));
+  std::filesystem::copy(model / "config.json", shards / "config.json");
+  const Golden golden = ReadGolden("bloom-f16");
+  OnRanks(shards, DType::kF32, {2, 1},
+          [&golden](LoadedModel loaded) { ExpectGoldenLogits(golden, std::move(loaded)); });
+  std::filesystem::remove_all(set);
+}
+
+// Every second rank is left out: the files agree with each other, and not with config.json.
+TEST(DeepSpeedSetsTest, HalfASetIsRefused) {
+  std::string folder = (std::filesystem::temp_directory_path() / "deepspeed_test_XXXXXX").string();
+  ASSERT_NE(::mkdtemp(folder.data()), nullptr);
+  const std::filesystem::path set = std::filesystem::path(folder) / "set";
+  std::filesystem::copy(SourceDir() / "testdata/deepspeed/bloom-f16", set);
+  std::ofstream(set / "ds_inference_config.json") << R"({"type":"bloom","parallelization":"tp","tp_size":1,
+    "checkpoints":{"non_tp":["non-tp.pt"],"tp":["tp_00_00.pt","tp_00_01.pt","tp_00_02.pt","tp_00_03.pt",
+    "tp_00_04.pt","tp_00_05.pt","tp_00_06.pt","tp_00_07.pt"]}})";
+  const ModelSpec spec = LoadSpec(set).value();
+  const Part part = CutModel(spec, {1, 1}, 0).value();
+  const auto device = MakeTestDevice(1);
+  const auto loaded = LoadWeights(spec, part, *Checkpoint::Open(set).value(), DType::kF32, *device, nullptr);
+  ASSERT_FALSE(loaded);
+  EXPECT_NE(loaded.error().message.find("tp_00_01.pt: tensor \"transformer.h.0.self_attention."),
+            std::string::npos)
+      << loaded.error().message;
+  EXPECT_NE(loaded.error().message.find("config.json asks for"), std::string::npos);
+  std::filesystem::remove_all(folder);
+}
 
 // What a description leaves whole on every rank is computed there, and nothing is added up after it.
 TEST(SplitsTest, WhatIsReplicatedGivesTheSameLogits) {

@@ -7,6 +7,7 @@
 
 #include "base/json.h"
 #include "base/mapped_file.h"
+#include "checkpoint/deepspeed.h"
 #include "checkpoint/safetensors.h"
 #include "checkpoint/torch_file.h"
 
@@ -107,6 +108,10 @@ Result<std::shared_ptr<const Checkpoint>> Checkpoint::Open(const fs::path& direc
     return Fail(ErrorCode::kNotFound, "{}: no such directory", directory.string());
   std::shared_ptr<Checkpoint> checkpoint(new Checkpoint);
   checkpoint->directory_ = directory.string();
+  if (Exists(directory / kDeepSpeedConfigName)) {
+    RETURN_IF_ERROR(checkpoint->AddDeepSpeed(directory));
+    return checkpoint;
+  }
   for (const auto& [stem, extension] :
        {std::pair{"model", ".safetensors"}, std::pair{"pytorch_model", ".bin"}}) {
     const std::string whole = std::string(stem) + extension;
@@ -132,14 +137,36 @@ Status Checkpoint::AddFile(const fs::path& path) {
   ASSIGN_OR_RETURN(std::shared_ptr<const ByteSource> source, MappedFile::Open(path));
   ASSIGN_OR_RETURN(TensorMap parsed,
                    path.extension() == ".safetensors" ? ParseSafetensors(*source) : ParseTorchFile(*source));
-  for (auto& [name, view] : parsed) {
-    const auto [entry, fresh] = tensors_.emplace(name, Entry{std::move(view), files_.size()});
+  files_.push_back(std::move(source));
+  return AddTensors(std::move(parsed), files_.size() - 1);
+}
+
+Status Checkpoint::AddTensors(TensorMap tensors, std::size_t file) {
+  for (auto& [name, view] : tensors) {
+    const auto [entry, fresh] = tensors_.emplace(name, Entry{std::move(view), file});
     if (!fresh) {
-      return Fail(ErrorCode::kCorrupt, "{}: tensor \"{}\" is in {} too", path.string(), name,
+      return Fail(ErrorCode::kCorrupt, "{}: tensor \"{}\" is in {} too", files_[file]->name(), name,
                   files_[entry->second.file]->name());
     }
   }
-  files_.push_back(std::move(source));
+  return {};
+}
+
+Status Checkpoint::AddDeepSpeed(const fs::path& directory) {
+  ASSIGN_OR_RETURN(const DeepSpeedSet set, ReadDeepSpeedConfig(directory));
+  for (const fs::path& file : set.whole) RETURN_IF_ERROR(AddFile(file));
+  for (const std::vector<fs::path>& part : set.parts) {
+    const std::size_t first_file = files_.size();
+    std::vector<RankFile> ranks;
+    for (const fs::path& file : part) {
+      ASSIGN_OR_RETURN(std::shared_ptr<const ByteSource> source, MappedFile::Open(file));
+      ASSIGN_OR_RETURN(ScaledTensorMap tensors, ParseScaledTorchFile(*source));
+      files_.push_back(std::move(source));
+      ranks.push_back({files_.back()->name(), std::move(tensors)});
+    }
+    ASSIGN_OR_RETURN(TensorMap joined, JoinRanks(set.family, ranks));
+    RETURN_IF_ERROR(AddTensors(std::move(joined), first_file));
+  }
   return {};
 }
 
@@ -203,7 +230,7 @@ void Checkpoint::Forget() const {
 
 std::uint64_t Checkpoint::total_bytes() const {
   std::uint64_t total = 0;
-  for (const auto& [name, entry] : tensors_) total += entry.view.bytes.size();
+  for (const auto& [name, entry] : tensors_) total += entry.view.stored_bytes();
   return total;
 }
 

@@ -1,4 +1,4 @@
-// A Hugging Face model directory's weights: all tensors of all its files by name, mapped and not copied.
+// A model directory's weights: all tensors of all its files by Hugging Face's names, mapped and not copied.
 // Left out: what the tensors mean (model/), configuration, tokenizers.
 #pragma once
 
@@ -18,9 +18,10 @@ namespace bloomery {
 // Immutable and thread safe. Views stay valid as long as the checkpoint.
 class Checkpoint {
  public:
-  // Looks, in this order, for model.safetensors.index.json, model.safetensors, pytorch_model.bin.index.json,
-  // pytorch_model.bin, and numbered shards without an index (pytorch_model-00001-of-00007.bin,
-  // pytorch_model_00001-of-00072.bin, model-00001-of-00002.safetensors). Errors name file, tensor and reason.
+  // Looks, in this order, for ds_inference_config.json (deepspeed.h), model.safetensors.index.json,
+  // model.safetensors, pytorch_model.bin.index.json, pytorch_model.bin, and numbered shards without an index
+  // (pytorch_model-00001-of-00007.bin, pytorch_model_00001-of-00072.bin, model-00001-of-00002.safetensors).
+  // Errors name file, tensor and reason.
   static Result<std::shared_ptr<const Checkpoint>> Open(const std::filesystem::path& directory);
 
   // nullptr when there is no such tensor.
@@ -43,6 +44,8 @@ class Checkpoint {
 
   Checkpoint() = default;
   Status AddFile(const std::filesystem::path& path);
+  Status AddTensors(TensorMap tensors, std::size_t file);
+  Status AddDeepSpeed(const std::filesystem::path& directory);
   Status AddIndexed(const std::filesystem::path& directory, const std::string& index_name);
 
   std::string directory_;

@@ -76,6 +76,8 @@ constexpr std::array<std::pair<std::string_view, DType>, 10> kStorages = {
 constexpr std::string_view kOrderedDict = "collections.OrderedDict";
 constexpr std::string_view kRebuildTensor = "torch._utils._rebuild_tensor_v2";
 constexpr std::string_view kRebuildParameter = "torch._utils._rebuild_parameter";
+// Of a parameter that was given attributes (DeepSpeed's `scale`); they are left where they are.
+constexpr std::string_view kRebuildParameterWithState = "torch._utils._rebuild_parameter_with_state";
 
 std::optional<DType> StorageDType(std::string_view global) {
   for (const auto& [name, dtype] : kStorages) {
@@ -86,7 +88,7 @@ std::optional<DType> StorageDType(std::string_view global) {
 
 bool AllowedGlobal(std::string_view name) {
   return name == kOrderedDict || name == kRebuildTensor || name == kRebuildParameter ||
-         StorageDType(name).has_value();
+         name == kRebuildParameterWithState || StorageDType(name).has_value();
 }
 
 class Machine {
@@ -444,8 +446,8 @@ class Machine {
       if (!tuple->items.empty()) return Fail(ErrorCode::kUnsupported, "OrderedDict with arguments");
       return Push(PickleNode::Dict{});
     }
-    if (global->name == kRebuildParameter && !tuple->items.empty() &&
-        As<PickledTensor>(tuple->items[0]) != nullptr) {
+    if ((global->name == kRebuildParameter || global->name == kRebuildParameterWithState) &&
+        !tuple->items.empty() && As<PickledTensor>(tuple->items[0]) != nullptr) {
       stack_.push_back(tuple->items[0]);
       return {};
     }

@@ -103,36 +103,96 @@ Result<const PickleNode::Dict*> StateDict(const Pickle& pickle) {
   return Fail(ErrorCode::kUnsupported, "holds no tensors by name");
 }
 
-Result<TensorMap> Parse(std::span<const std::byte> bytes) {
+struct Archive {
+  ZipEntries entries;
+  std::string root;
+  Pickle pickle;
+
+  Result<TensorView> View(const std::string& name, const PickledTensor& tensor) const {
+    auto view = ViewOf(tensor, entries, root);
+    if (!view) return WithContext(std::move(view).error(), fmt::format("tensor \"{}\"", name));
+    return view;
+  }
+};
+
+Result<Archive> Open(std::span<const std::byte> bytes) {
   RETURN_IF_ERROR(RefuseOldForms(bytes));
-  ASSIGN_OR_RETURN(const ZipEntries entries, ReadZipDirectory(bytes));
-  ASSIGN_OR_RETURN(const std::string root, RootOf(entries));
-  RETURN_IF_ERROR(CheckByteOrder(entries, root));
-  ASSIGN_OR_RETURN(const Pickle pickle, ReadPickle(entries.find(root + "data.pkl")->second));
+  Archive archive;
+  ASSIGN_OR_RETURN(archive.entries, ReadZipDirectory(bytes));
+  ASSIGN_OR_RETURN(archive.root, RootOf(archive.entries));
+  RETURN_IF_ERROR(CheckByteOrder(archive.entries, archive.root));
+  ASSIGN_OR_RETURN(archive.pickle, ReadPickle(archive.entries.find(archive.root + "data.pkl")->second));
+  return archive;
+}
+
+template <typename Map, typename Value>
+Status Add(Map& map, const std::string& name, Value value) {
+  if (map.size() >= kMaxTensorsPerFile)
+    return Fail(ErrorCode::kCorrupt, "more than {} tensors", kMaxTensorsPerFile);
+  if (!map.emplace(name, std::move(value)).second)
+    return Fail(ErrorCode::kCorrupt, "tensor \"{}\" is there twice", name);
+  return {};
+}
+
+Result<TensorMap> Parse(std::span<const std::byte> bytes) {
+  ASSIGN_OR_RETURN(const Archive archive, Open(bytes));
+  const Pickle& pickle = archive.pickle;
   ASSIGN_OR_RETURN(const PickleNode::Dict* dict, StateDict(pickle));
   TensorMap tensors;
   for (const auto& [key, value] : dict->items) {
     const auto* name = std::get_if<std::string>(&pickle.at(key).value);
     const auto* tensor = std::get_if<PickledTensor>(&pickle.at(value).value);
     if (name == nullptr || tensor == nullptr) continue;  // epoch counters and the like
-    auto view = ViewOf(*tensor, entries, root);
-    if (!view) return WithContext(std::move(view).error(), fmt::format("tensor \"{}\"", *name));
-    if (tensors.size() >= kMaxTensorsPerFile)
-      return Fail(ErrorCode::kCorrupt, "more than {} tensors", kMaxTensorsPerFile);
-    if (!tensors.emplace(*name, *std::move(view)).second)
-      return Fail(ErrorCode::kCorrupt, "tensor \"{}\" is there twice", *name);
+    ASSIGN_OR_RETURN(TensorView view, archive.View(*name, *tensor));
+    RETURN_IF_ERROR(Add(tensors, *name, std::move(view)));
   }
+  return tensors;
+}
+
+Result<ScaledTensorMap> ParseScaled(std::span<const std::byte> bytes) {
+  ASSIGN_OR_RETURN(const Archive archive, Open(bytes));
+  const Pickle& pickle = archive.pickle;
+  const auto* dict = std::get_if<PickleNode::Dict>(&pickle.at(pickle.root).value);
+  if (dict == nullptr) return Fail(ErrorCode::kUnsupported, "holds no dictionary of tensors");
+  ScaledTensorMap tensors;
+  for (const auto& [key, value] : dict->items) {
+    const auto* name = std::get_if<std::string>(&pickle.at(key).value);
+    if (name == nullptr) return Fail(ErrorCode::kUnsupported, "holds a key that is no name");
+    const auto* tensor = std::get_if<PickledTensor>(&pickle.at(value).value);
+    const auto* pair = std::get_if<PickleNode::Sequence>(&pickle.at(value).value);
+    const PickledTensor* scale = nullptr;
+    if (pair != nullptr && pair->items.size() == 2) {
+      tensor = std::get_if<PickledTensor>(&pickle.at(pair->items[0]).value);
+      scale = std::get_if<PickledTensor>(&pickle.at(pair->items[1]).value);
+    }
+    if (tensor == nullptr || (pair != nullptr && scale == nullptr)) {
+      return Fail(ErrorCode::kUnsupported, "\"{}\" is neither a tensor nor a tensor and its scale", *name);
+    }
+    ScaledTensor scaled;
+    ASSIGN_OR_RETURN(scaled.tensor, archive.View(*name, *tensor));
+    if (scale != nullptr) {
+      ASSIGN_OR_RETURN(scaled.scale, archive.View(*name, *scale));
+    }
+    RETURN_IF_ERROR(Add(tensors, *name, std::move(scaled)));
+  }
+  return tensors;
+}
+
+template <typename Parser>
+auto ParseSource(const ByteSource& source, Parser parser) -> decltype(parser(std::span<const std::byte>())) {
+  const auto mapped = source.mapped();
+  if (!mapped) return Fail(ErrorCode::kInternal, "{}: not in memory", source.name());
+  auto tensors = parser(*mapped);
+  if (!tensors) return WithContext(std::move(tensors).error(), source.name());
   return tensors;
 }
 
 }  // namespace
 
-Result<TensorMap> ParseTorchFile(const ByteSource& source) {
-  const auto mapped = source.mapped();
-  if (!mapped) return Fail(ErrorCode::kInternal, "{}: not in memory", source.name());
-  auto tensors = Parse(*mapped);
-  if (!tensors) return WithContext(std::move(tensors).error(), source.name());
-  return tensors;
+Result<TensorMap> ParseTorchFile(const ByteSource& source) { return ParseSource(source, Parse); }
+
+Result<ScaledTensorMap> ParseScaledTorchFile(const ByteSource& source) {
+  return ParseSource(source, ParseScaled);
 }
 
 }  // namespace bloomery

@@ -27,7 +27,7 @@ Status CheckRange(const RowRange& range, std::int64_t columns, bool transposed, 
     if (!next) return Fail(ErrorCode::kCorrupt, "[linear] {}: bad shape {}", what, ShapeString(tensor.shape));
     elements = *next;
   }
-  if (elements > tensor.bytes.size() / SizeOf(tensor.dtype)) {
+  if (tensor.pieces == nullptr && elements > tensor.bytes.size() / SizeOf(tensor.dtype)) {
     return Fail(ErrorCode::kCorrupt, "[linear] {}: shape {} needs more than its {} bytes", what,
                 ShapeString(tensor.shape), tensor.bytes.size());
   }
@@ -128,6 +128,10 @@ Status CheckWeight(const LinearSource& source) {
 // Rows of one of the source's tensors as f32, out: [count][in_features].
 void ReadTensorRows(const KernelTable& kernels, const LinearSource& source, const TensorView& tensor,
                     std::int64_t row, std::int64_t count, float* out) {
+  if (tensor.pieces != nullptr) {
+    ReadPieces(tensor, row, count, source.first_column, source.in_features, out, source.in_features);
+    return;
+  }
   for (std::int64_t r = 0; r < count; ++r) {
     const std::int64_t first = (row + r) * Columns(source) + source.first_column;
     if (tensor.dtype == DType::kF16) {

@@ -36,5 +36,36 @@ TEST(TensorView, ConvertsUnalignedHalves) {
   EXPECT_EQ(ShapeString(view.shape), "[2, 2]");
 }
 
+// [3, 2], whose first column's rows are one piece, stored as rows of f32, and whose second column is int8,
+// stored transposed with two rows more between and a scale for two rows.
+TEST(TensorView, ReadsPieces) {
+  const std::array<float, 6> left = {1, -1, 2, -1, 3, -1};
+  const std::array<std::int8_t, 5> right = {4, 5, 6, 0, 0};
+  const std::array<float, 2> scales = {10, 100};
+  TensorView view{DType::kF32, {3, 2}, {}};
+  view.pieces = std::make_shared<const std::vector<TensorPiece>>(std::vector<TensorPiece>{
+      {.dtype = DType::kF32, .rows = 3, .columns = 1, .stride = 2, .bytes = std::as_bytes(std::span(left))},
+      {.dtype = DType::kI8,
+       .rows = 3,
+       .first_column = 1,
+       .columns = 1,
+       .transposed = true,
+       .stride = 5,
+       .bytes = std::as_bytes(std::span(right)),
+       .scales = std::as_bytes(std::span(scales)),
+       .rows_per_scale = 2,
+       .first_scale_row = 1}});
+  std::array<float, 6> all{};
+  ToF32(view, 0, 6, all.data());
+  EXPECT_EQ(all, (std::array<float, 6>{1, 40, 2, 500, 3, 600}));
+  std::array<float, 3> middle{};
+  ToF32(view, 1, 3, middle.data());
+  EXPECT_EQ(middle, (std::array<float, 3>{40, 2, 500}));
+  std::array<float, 4> strided{};
+  ReadPieces(view, 1, 2, 1, 1, strided.data(), 2);
+  EXPECT_EQ(strided, (std::array<float, 4>{500, 0, 600, 0}));
+  EXPECT_EQ(view.stored_bytes(), 15U);
+}
+
 }  // namespace
 }  // namespace bloomery
