@@ -50,6 +50,10 @@ struct TestModel {
 TestModel LoadTestModel(const std::filesystem::path& directory, DType dtype, int threads = 2,
                         std::unique_ptr<RankGroup> ranks = nullptr);
 
+// Submits every case of a golden at once, so that each also shows that a request's tokens do not depend on
+// what it is computed with, and compares tokens and scores.
+void ExpectGoldenTokens(const std::string& model_name, const Golden& golden, LoadedModel model);
+
 double LargestDifference(const std::vector<float>& a, const std::vector<float>& b);
 
 // Root mean square of the difference, as a share of the expected values' own.

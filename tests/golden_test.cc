@@ -89,36 +89,7 @@ TEST_P(GoldenTest, SmallerDtypesStayWithinTheirTolerances) {
 TEST_P(GoldenTest, GeneratedTokensEqualTransformers) {
   const Golden golden = ReadGolden(GetParam());
   TestModel model = LoadTestModel(ModelsDir() / GetParam(), DType::kF32);
-  Engine engine(std::move(model.loaded));
-  const json::array& cases = golden.cases.at("generate").as_array();
-  std::vector<std::shared_ptr<CollectingSink>> sinks;
-  for (const json::value& one : cases) {
-    GenerationRequest request;
-    request.id = sinks.size() + 1;
-    request.prompt = Ids(one.at("prompt"));
-    request.sampling = ParamsFrom(one.at("params").as_object());
-    sinks.push_back(std::make_shared<CollectingSink>());
-    engine.Submit(std::move(request), sinks.back());
-  }
-  std::size_t tokens = 0;
-  for (std::size_t c = 0; c < cases.size(); ++c) {
-    const json::object& one = cases[c].as_object();
-    const std::string name(one.at("name").as_string());
-    CollectingSink& sink = *sinks[c];
-    sink.Wait();
-    ASSERT_FALSE(sink.error) << name << ": " << sink.error->ToString();
-    const json::array& expected = one.at("sequences").as_array();
-    ASSERT_EQ(sink.sequences.size(), expected.size()) << name;
-    for (std::size_t i = 0; i < expected.size(); ++i) {
-      EXPECT_EQ(sink.sequences[i].token_ids, Ids(expected[i])) << name << " sequence " << i;
-      tokens += expected[i].as_array().size();
-      if (const json::value* scores = one.if_contains("scores")) {
-        EXPECT_NEAR(sink.sequences[i].score, scores->as_array()[i].to_number<double>(), 1e-4)
-            << name << " sequence " << i;
-      }
-    }
-  }
-  std::cout << GetParam() << ": " << cases.size() << " cases, " << tokens << " tokens compared\n";
+  ExpectGoldenTokens(GetParam(), golden, std::move(model.loaded));
 }
 
 INSTANTIATE_TEST_SUITE_P(Models, GoldenTest, testing::ValuesIn(GoldenModels()), [](const auto& model) {

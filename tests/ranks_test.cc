@@ -66,28 +66,6 @@ void ExpectGoldenLogits(const Golden& golden, LoadedModel model) {
   }
 }
 
-void ExpectGoldenTokens(const Golden& golden, LoadedModel model) {
-  Engine engine(std::move(model));
-  const json::array& cases = golden.cases.at("generate").as_array();
-  std::vector<std::shared_ptr<CollectingSink>> sinks;
-  for (const json::value& one : cases) {
-    GenerationRequest request;
-    request.id = sinks.size() + 1;
-    request.prompt = Ids(one.at("prompt"));
-    request.sampling = ParamsFrom(one.at("params").as_object());
-    sinks.push_back(std::make_shared<CollectingSink>());
-    engine.Submit(std::move(request), sinks.back());
-  }
-  for (std::size_t c = 0; c < cases.size(); ++c) {
-    sinks[c]->Wait();
-    ASSERT_FALSE(sinks[c]->error) << sinks[c]->error->ToString();
-    const json::array& expected = cases[c].at("sequences").as_array();
-    ASSERT_EQ(sinks[c]->sequences.size(), expected.size());
-    for (std::size_t i = 0; i < expected.size(); ++i)
-      EXPECT_EQ(sinks[c]->sequences[i].token_ids, Ids(expected[i])) << "case " << c << " sequence " << i;
-  }
-}
-
 class RanksTest : public testing::TestWithParam<std::string> {
  protected:
   std::filesystem::path directory() const { return ModelsDir() / GetParam(); }
@@ -110,7 +88,7 @@ TEST_P(RanksTest, LogitsAndTokensEqualTransformers) {
     OnRanks(directory(), DType::kF32, grid,
             [&golden](LoadedModel model) { ExpectGoldenLogits(golden, std::move(model)); });
     OnRanks(directory(), DType::kF32, grid,
-            [&golden](LoadedModel model) { ExpectGoldenTokens(golden, std::move(model)); });
+            [&](LoadedModel model) { ExpectGoldenTokens(GetParam(), golden, std::move(model)); });
   }
 }
 

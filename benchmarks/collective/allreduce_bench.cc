@@ -65,12 +65,8 @@ int Main() {
     return 1;
   }
   Communicator& world = **joined;
-  const auto from_environment = [](const char* name, int otherwise) {
-    const char* value = std::getenv(name);
-    return value != nullptr ? std::atoi(value) : otherwise;
-  };
-  BindToShareOfCores(from_environment("OMPI_COMM_WORLD_LOCAL_RANK", 0),
-                     from_environment("OMPI_COMM_WORLD_LOCAL_SIZE", 1));
+  const HostRank here = RankOnHost();
+  BindToShareOfCores(here.rank, here.ranks);
   if (world.rank() == 0) {
     fmt::print("{} ranks\n{:>9} {:>9} {:>9} {:>9} {:>9} {:>9}\n", world.size(), "KiB", "ours us", "P99",
                "MPI us", "P99", "MPI/ours");

@@ -18,13 +18,11 @@
 namespace bloomery {
 namespace {
 
-// Set by Open MPI for every process it starts.
-int FromEnvironment(const char* name, int otherwise) {
-  const char* value = std::getenv(name);
-  return value != nullptr ? std::atoi(value) : otherwise;
+// Of which this process is one; 0: mpirun did not start it.
+int RanksStarted() {
+  const char* ranks = std::getenv("OMPI_COMM_WORLD_SIZE");
+  return ranks != nullptr ? std::atoi(ranks) : 0;
 }
-
-bool StartedByMpirun() { return std::getenv("OMPI_COMM_WORLD_SIZE") != nullptr; }
 
 std::vector<std::string> OwnCommand() {
   std::ifstream file("/proc/self/cmdline");
@@ -66,7 +64,7 @@ Status CheckGrid(const ModelFlags& flags, const LoadOptions& options) {
 }
 
 Status StartRanks(const ModelFlags& flags) {
-  if (flags.grid().size() == 1 || StartedByMpirun()) return {};
+  if (flags.grid().size() == 1 || RanksStarted() > 0) return {};
   ASSIGN_OR_RETURN(const LoadOptions options, ToLoadOptions(flags));
   RETURN_IF_ERROR(CheckGrid(flags, options));
   ASSIGN_OR_RETURN(const std::vector<std::string> command, MpirunCommand(flags, OwnCommand()));
@@ -87,11 +85,11 @@ void AllowMpirunAsRoot() {
 }
 
 Result<std::unique_ptr<RankGroup>> JoinRanks(const ModelFlags& flags) {
-  if (flags.grid().size() == 1 && FromEnvironment("OMPI_COMM_WORLD_SIZE", 1) == 1) return nullptr;
+  if (flags.grid().size() == 1 && RanksStarted() <= 1) return nullptr;
   // mpirun, or its daemon on this host, is the parent: without it there is nothing to compute.
   ::prctl(PR_SET_PDEATHSIG, SIGKILL);
-  BindToShareOfCores(FromEnvironment("OMPI_COMM_WORLD_LOCAL_RANK", 0),
-                     FromEnvironment("OMPI_COMM_WORLD_LOCAL_SIZE", 1));
+  const HostRank here = RankOnHost();
+  BindToShareOfCores(here.rank, here.ranks);
   ASSIGN_OR_RETURN(auto world, MakeMpiCommunicator());
   return MakeRankGroup(std::move(world), flags.grid());
 }

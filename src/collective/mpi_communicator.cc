@@ -87,7 +87,7 @@ class MpiCommunicator final : public Communicator {
     }
     // New memory is zero, which is every counter's beginning; nobody may count before all are there.
     RETURN_IF_ERROR(Check(MPI_Barrier(group_), "barrier"));
-    shared_ = std::make_unique<SharedGroup>(std::move(segments), rank_, RanksOnHost() > MachineCores());
+    shared_ = std::make_unique<SharedGroup>(std::move(segments), rank_, RankOnHost().ranks > MachineCores());
     return {};
   }
 
@@ -198,11 +198,6 @@ class MpiCommunicator final : public Communicator {
     return reinterpret_cast<SharedSegment*>((address + kAlignment - 1) / kAlignment * kAlignment);
   }
 
-  static int RanksOnHost() {
-    const char* ranks = std::getenv("OMPI_COMM_WORLD_LOCAL_SIZE");
-    return ranks != nullptr ? std::atoi(ranks) : 1;
-  }
-
   MPI_Comm group_;
   int rank_ = 0;
   int size_ = 1;
@@ -222,6 +217,13 @@ Result<std::unique_ptr<Communicator>> MakeMpiCommunicator() {
   auto world = std::make_unique<MpiCommunicator>(MPI_COMM_WORLD);
   RETURN_IF_ERROR(world->ShareMemory());
   return world;
+}
+
+HostRank RankOnHost() {
+  const char* rank = std::getenv("OMPI_COMM_WORLD_LOCAL_RANK");
+  const char* ranks = std::getenv("OMPI_COMM_WORLD_LOCAL_SIZE");
+  if (rank == nullptr || ranks == nullptr) return {};
+  return {std::atoi(rank), std::atoi(ranks)};
 }
 
 Status AllReduceByMpi(std::span<float> data) {

@@ -13,6 +13,13 @@ namespace bloomery {
 // ended with the process. kUnavailable where MPI cannot be used.
 Result<std::unique_ptr<Communicator>> MakeMpiCommunicator();
 
+// Which of the ranks on this host this process is, as mpirun told it; one of one without mpirun.
+struct HostRank {
+  int rank = 0;
+  int ranks = 1;
+};
+HostRank RankOnHost();
+
 // Open MPI's own allreduce over the same ranks, to measure ours against.
 Status AllReduceByMpi(std::span<float> data);
 

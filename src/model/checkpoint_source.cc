@@ -77,7 +77,7 @@ class CheckpointSource final : public WeightSource {
     source.in_features = plan.in_features;
     source.first_column = plan.first_column;
     source.columns = plan.whole_columns;
-    source.transposed = OfLayer(role.kind) && spec_.weight_layout == WeightLayout::kInOut;
+    source.transposed = InLayer(role.kind) && spec_.weight_layout == WeightLayout::kInOut;
     const std::vector<std::string> stems = StemsOf(spec_, role);
     const std::size_t blocks = plan.outputs.size() / stems.size();  // of each tensor
     for (std::size_t i = 0; i < stems.size(); ++i) {
@@ -93,11 +93,6 @@ class CheckpointSource final : public WeightSource {
       AppendRows(role.kind, outputs, bias, source.bias);
     }
     return source;
-  }
-
-  static bool OfLayer(LinearKind kind) {
-    return kind == LinearKind::kQkv || kind == LinearKind::kAttentionOut || kind == LinearKind::kFfnUp ||
-           kind == LinearKind::kFfnDown;
   }
 
   // The part's rows out of a tensor that holds these blocks.

@@ -74,9 +74,7 @@ std::vector<LinearRole> StepRoles(const ModelSpec& spec, const Part& part) {
   std::vector<LinearRole> roles;
   if (part.first_stage() && spec.projected()) roles.push_back({LinearKind::kProjectIn});
   for (std::int64_t layer = part.layers.begin; layer < part.layers.end(); ++layer) {
-    for (const LinearKind kind :
-         {LinearKind::kQkv, LinearKind::kAttentionOut, LinearKind::kFfnUp, LinearKind::kFfnDown})
-      roles.push_back({kind, layer});
+    for (const LinearKind kind : kLayerLinears) roles.push_back({kind, layer});
   }
   if (!part.last_stage()) return roles;
   if (spec.projected()) roles.push_back({LinearKind::kProjectOut});

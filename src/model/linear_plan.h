@@ -2,6 +2,7 @@
 // the bytes come from.
 #pragma once
 
+#include <array>
 #include <cstdint>
 #include <string>
 #include <vector>
@@ -22,6 +23,12 @@ enum class LinearKind : std::uint8_t {
   kFfnUp,  // outputs in the order gate | up where the FFN is gated
   kFfnDown,
 };
+
+// In the order in which a step goes through them.
+inline constexpr std::array<LinearKind, 4> kLayerLinears = {LinearKind::kQkv, LinearKind::kAttentionOut,
+                                                            LinearKind::kFfnUp, LinearKind::kFfnDown};
+
+constexpr bool InLayer(LinearKind kind) { return kind >= LinearKind::kQkv; }
 
 struct LinearRole {
   LinearKind kind = LinearKind::kEmbed;

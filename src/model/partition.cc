@@ -8,13 +8,11 @@
 namespace bloomery {
 namespace {
 
-// A share of the vocabulary is whole panels of any kernel.
-constexpr std::int64_t kVocabStep = 16;
-
 std::int64_t VocabShare(const ModelSpec& spec, std::int64_t ranks) {
   if (ranks == 1) return spec.vocab_size;
   const std::int64_t even = (spec.vocab_size + ranks - 1) / ranks;
-  return (even + kVocabStep - 1) / kVocabStep * kVocabStep;
+  // Rows that lie together are not divided.
+  return (even + Device::kRowStep - 1) / Device::kRowStep * Device::kRowStep;
 }
 
 Status CheckTensorRanks(const ModelSpec& spec, int ranks) {

@@ -186,12 +186,15 @@ class Sharder {
     }
     for (const Part& part : parts_) {
       if (layer < part.layers.begin || layer >= part.layers.end()) continue;
-      for (const LinearKind kind :
-           {LinearKind::kQkv, LinearKind::kAttentionOut, LinearKind::kFfnUp, LinearKind::kFfnDown}) {
-        if (!writer_->Has(FileOf(part), ShardName({kind, layer}))) return false;
+      for (const LinearKind kind : kLayerLinears) {
+        if (!writer_->Has(FileHolding({kind, layer}, part), ShardName({kind, layer}))) return false;
       }
     }
     return true;
+  }
+
+  std::string FileHolding(const LinearRole& role, const Part& part) const {
+    return IsReplicated(spec_, role) ? kEveryRanksFile : FileOf(part);
   }
 
   // Every part that holds some of the layer.
@@ -201,7 +204,7 @@ class Sharder {
       const bool holds = std::any_of(held.begin(), held.end(), [&role](const LinearRole& other) {
         return other.kind == role.kind && other.layer == role.layer;
       });
-      const std::string file = IsReplicated(spec_, role) ? kEveryRanksFile : FileOf(parts_[p]);
+      const std::string file = FileHolding(role, parts_[p]);
       if (!holds || writer_->Has(file, ShardName(role))) continue;
       ASSIGN_OR_RETURN(const auto packed, sources_[p]->Linear(role, PartOf(scales, parts_[p], role.kind)));
       RETURN_IF_ERROR(writer_->Write(file, ShardName(role), device_.Packed(*packed)));
@@ -265,11 +268,12 @@ class ShardSource final : public WeightSource {
     const LinearPlan mine = PlanOf(spec_, sharded_.part, role.kind);
     if (mine.cut == Cut::kNone) return Map(role, mine, ShardFile::kEvery, 0, mine.out_features);
     // q, k and v of one piece are followed by those of the next: they are put together one by one.
-    const std::size_t blocks = pieces() > 1 ? mine.outputs.size() : 1;
+    const int pieces = sharded_.pieces();
+    const std::size_t blocks = pieces > 1 ? mine.outputs.size() : 1;
     std::vector<std::unique_ptr<LinearWeights>> layers;
     for (std::size_t block = 0; block < blocks; ++block) {
-      for (int piece = 0; piece < pieces(); ++piece) {
-        const int rank = sharded_.part.tensor_rank * pieces() + piece;
+      for (int piece = 0; piece < pieces; ++piece) {
+        const int rank = sharded_.part.tensor_rank * pieces + piece;
         ASSIGN_OR_RETURN(const Part part, CutModel(spec_, {set().manifest().tensor_ranks, 1}, rank));
         const LinearPlan plan = PlanOf(spec_, part, role.kind);
         std::int64_t first_row = 0;
@@ -299,7 +303,6 @@ class ShardSource final : public WeightSource {
 
  private:
   const ShardSet& set() const { return *sharded_.set; }
-  int pieces() const { return set().manifest().tensor_ranks / sharded_.part.grid.tensor_ranks; }
 
   // Outputs [first_row, first_row + rows) of what rank `rank` of the set holds, which is as `plan` says.
   Result<std::unique_ptr<LinearWeights>> Map(const LinearRole& role, const LinearPlan& plan, int rank,
@@ -336,7 +339,7 @@ Result<std::vector<PackedTensor>> TensorsOf(const ModelSpec& spec, const Sharded
                                             const LinearRole& role) {
   std::vector<PackedTensor> tensors;
   const bool every = IsReplicated(spec, role);
-  const int pieces = every ? 1 : sharded.set->manifest().tensor_ranks / sharded.part.grid.tensor_ranks;
+  const int pieces = every ? 1 : sharded.pieces();
   for (int piece = 0; piece < pieces; ++piece) {
     const int rank = every ? ShardFile::kEvery : sharded.part.tensor_rank * pieces + piece;
     ASSIGN_OR_RETURN(const TensorView view, sharded.set->Find(rank, ShardName(role)));
@@ -348,8 +351,7 @@ Result<std::vector<PackedTensor>> TensorsOf(const ModelSpec& spec, const Sharded
 Result<std::vector<PackedTensor>> TensorsOfLayer(const ModelSpec& spec, const ShardedPart& sharded,
                                                  std::int64_t layer) {
   std::vector<PackedTensor> all;
-  for (const LinearKind kind :
-       {LinearKind::kQkv, LinearKind::kAttentionOut, LinearKind::kFfnUp, LinearKind::kFfnDown}) {
+  for (const LinearKind kind : kLayerLinears) {
     ASSIGN_OR_RETURN(std::vector<PackedTensor> tensors, TensorsOf(spec, sharded, {kind, layer}));
     std::move(tensors.begin(), tensors.end(), std::back_inserter(all));
   }
@@ -368,7 +370,7 @@ Result<std::vector<bool>> ChooseStreams(const ModelSpec& spec, const ShardedPart
   const std::int64_t layers = sharded.part.layers.size;
   std::uint64_t always = 0;
   for (const LinearRole& role : RolesOf(spec, sharded.part)) {
-    if (role.kind >= LinearKind::kQkv) continue;
+    if (InLayer(role.kind)) continue;
     ASSIGN_OR_RETURN(const std::vector<PackedTensor> tensors, TensorsOf(spec, sharded, role));
     always += TotalBytes(tensors);
   }
@@ -399,16 +401,16 @@ Result<std::unique_ptr<LayerStream>> MakeStream(const ModelSpec& spec, const Sha
   std::vector<std::vector<FileRange>> items;
   std::vector<PackedTensor> places;
   std::uint64_t bytes_per_pass = 0;
+  std::int64_t named = 0;
   for (std::int64_t i = 0; i < sharded.part.layers.size; ++i) {
     if (!streams[static_cast<std::size_t>(i)]) continue;
-    ASSIGN_OR_RETURN(places, TensorsOfLayer(spec, sharded, sharded.part.layers.begin + i));
+    named = sharded.part.layers.begin + i;
+    ASSIGN_OR_RETURN(places, TensorsOfLayer(spec, sharded, named));
     std::vector<FileRange>& ranges = items.emplace_back();
     for (const PackedTensor& tensor : places)
       ranges.push_back(sharded.set->RangeOf(tensor.rank, tensor.name));
     bytes_per_pass += TotalBytes(places);
   }
-  std::int64_t last = sharded.part.layers.end() - 1;
-  while (!streams[static_cast<std::size_t>(last - sharded.part.layers.begin)]) --last;
   std::vector<AlignedBuffer> memory;
   std::vector<LayerLinears> linears;
   for (std::size_t slot = 0; slot < kStreamSlots; ++slot) {
@@ -423,7 +425,7 @@ Result<std::unique_ptr<LayerStream>> MakeStream(const ModelSpec& spec, const Sha
       return Fail(ErrorCode::kInternal, "{} is not streamed", name);
     };
     ShardSource source(spec, sharded, device, streams, in_slot);
-    ASSIGN_OR_RETURN(LayerLinears of_slot, BuildLinears(source, last, {}));
+    ASSIGN_OR_RETURN(LayerLinears of_slot, BuildLinears(source, named, {}));
     linears.push_back(std::move(of_slot));
     memory.push_back(std::move(buffer));
   }
@@ -498,8 +500,7 @@ Result<ModelWeights> LoadShards(const ModelSpec& spec, const ShardedPart& sharde
   ASSIGN_OR_RETURN(const std::vector<bool> streams, ChooseStreams(spec, sharded, placement));
   std::vector<std::span<const std::byte>> bytes;  // as a step goes through them
   for (const LinearRole& role : RolesOf(spec, sharded.part)) {
-    if (role.kind >= LinearKind::kQkv &&
-        streams[static_cast<std::size_t>(role.layer - sharded.part.layers.begin)])
+    if (InLayer(role.kind) && streams[static_cast<std::size_t>(role.layer - sharded.part.layers.begin)])
       continue;
     ASSIGN_OR_RETURN(const std::vector<PackedTensor> tensors, TensorsOf(spec, sharded, role));
     for (const PackedTensor& tensor : tensors) bytes.push_back(tensor.bytes);

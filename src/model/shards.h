@@ -43,6 +43,9 @@ struct ShardedPart {
   Part part;
   DType dtype = DType::kF32;
   std::shared_ptr<const ShardSet> set;
+
+  // Of the set's tensor ranks, so many are this one's.
+  int pieces() const { return set->manifest().tensor_ranks / part.grid.tensor_ranks; }
 };
 Result<ShardedPart> OpenShards(const ModelSpec& spec, Grid grid, int rank, std::optional<DType> dtype,
                                const Device& device, const std::filesystem::path& directory);

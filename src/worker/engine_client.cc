@@ -125,14 +125,18 @@ void EngineClient::Stop() {
   state_ = State::kStopped;
   status_text_ = "the server is shutting down";
   ++generation_;
-  boost::system::error_code ignored;
-  socket_.close(ignored);
-  lifeline_.close(ignored);
-  acceptor_.close(ignored);
+  CloseSockets();
   timer_.cancel();
   step_timer_.cancel();
   if (pid_ > 0) ::kill(pid_, SIGKILL);  // it holds nothing that must be saved
   FailAll(ErrorCode::kUnavailable, status_text_);
+}
+
+void EngineClient::CloseSockets() {
+  boost::system::error_code ignored;
+  socket_.close(ignored);
+  lifeline_.close(ignored);
+  acceptor_.close(ignored);
 }
 
 void EngineClient::Spawn() {
@@ -346,10 +350,7 @@ void EngineClient::WriteNext() {
 }
 
 void EngineClient::OnSocketClosed(const std::string& why) {
-  boost::system::error_code ignored;
-  socket_.close(ignored);
-  lifeline_.close(ignored);
-  acceptor_.close(ignored);
+  CloseSockets();
   ++generation_;
   stats_ = {};
   if (state_ != State::kReady) ++failed_starts_;

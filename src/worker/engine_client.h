@@ -92,6 +92,7 @@ class EngineClient {
   };
 
   void Spawn();
+  void CloseSockets();
   Result<pid_t> SpawnRanks(int lifeline);
   void WatchLifeline();
   void WatchSteps();

@@ -33,39 +33,38 @@ TEST_F(EngineClientTest, AContinuationRepeatsNothing) {
   EXPECT_EQ(std::get<std::string>(again.prompt), "once");
 }
 
+class EngineLostOnceTest : public EngineClientTest {
+ protected:
+  // The first engine sends a token and ends as `first` does; a second one finishes the request.
+  void ExpectOneRestart(const Script& first, EngineClient::Options options) {
+    Script second;
+    second.Ready().Await(1).Events(1, {Prompt(), Token(5), Whole({5}), DoneEvent{}});
+    EngineClient& client = Start({first, second}, std::move(options));
+    Heard heard;
+    Submit(Request(), heard);
+    ASSERT_TRUE(Until([&] { return heard.ended(); }));
+    EXPECT_THAT(heard.words, ElementsAre("prompt", "5", "sequence", "done"));
+    EXPECT_EQ(client.restarts(), 1);
+  }
+
+  static Script OneToken() { return Script().Ready().Await(1).Events(1, {Prompt(), Token(5)}); }
+};
+
 // The launcher inherits a descriptor, rank 0 connects; whichever dies, both are started again.
-TEST_F(EngineClientTest, RanksAreStartedAgainAndLeaveNothingBehind) {
-  Script first;
-  first.Ready().Await(1).Events(1, {Prompt(), Token(5)}).Die();
-  Script second;
-  second.Ready().Await(1).Events(1, {Prompt(), Token(5), Whole({5}), DoneEvent{}});
+TEST_F(EngineLostOnceTest, RanksAreStartedAgainAndLeaveNothingBehind) {
   EngineClient::Options options;
   options.starts_ranks = true;
-  EngineClient& client = Start({first, second}, options);
-  Heard heard;
-  Submit(Request(), heard);
-  ASSERT_TRUE(Until([&] { return heard.ended(); }));
-  EXPECT_THAT(heard.words, ElementsAre("prompt", "5", "sequence", "done"));
-  EXPECT_EQ(client.restarts(), 1);
+  ExpectOneRestart(OneToken().Die(), options);
   client_.reset();
   const std::string mine = fmt::format("bloomery-{}-", ::getpid());
   for (const auto& entry : std::filesystem::directory_iterator("/dev/shm"))
     EXPECT_FALSE(entry.path().filename().string().starts_with(mine)) << entry.path();
 }
 
-TEST_F(EngineClientTest, AnEngineThatHangsIsStartedAgain) {
-  Script first;
-  first.Ready().Await(1).Events(1, {Prompt(), Token(5)}).Hang();
-  Script second;
-  second.Ready().Await(1).Events(1, {Prompt(), Token(5), Whole({5}), DoneEvent{}});
+TEST_F(EngineLostOnceTest, AnEngineThatHangsIsStartedAgain) {
   EngineClient::Options options;
   options.step_timeout = std::chrono::milliseconds(200);
-  EngineClient& client = Start({first, second}, options);
-  Heard heard;
-  Submit(Request(), heard);
-  ASSERT_TRUE(Until([&] { return heard.ended(); }));
-  EXPECT_THAT(heard.words, ElementsAre("prompt", "5", "sequence", "done"));
-  EXPECT_EQ(client.restarts(), 1);
+  ExpectOneRestart(OneToken().Hang(), options);
 }
 
 TEST_F(EngineClientTest, ItMayDieAgainBeforeOrAfterNewTokens) {
