@@ -5,7 +5,9 @@
 #include <cmath>
 #include <functional>
 #include <random>
+#include <thread>
 
+#include "collective/thread_group.h"
 #include "engine/engine.h"
 #include "golden_support.h"
 
@@ -58,6 +60,26 @@ class EngineBehaviour : public testing::Test {
   std::unique_ptr<Engine> MakeEngine(DType dtype = DType::kF32, std::int64_t kv_tokens = 4096,
                                      std::int64_t max_batch_tokens = 64, LoadOptions options = {}) {
     device_ = MakeTestDevice(2);
+    const LoadOptions whole = Options(dtype, kv_tokens, max_batch_tokens, std::move(options));
+    return std::make_unique<Engine>(LoadModel(whole, *device_, nullptr).value());
+  }
+
+  // Over the two stages of a pipeline, each a thread. The engine must go before the fixture.
+  std::unique_ptr<Engine> MakePipeline(const LoadOptions& options) {
+    auto world = MakeThreadGroup(2);
+    first_stage_ = std::jthread([this, options, rank = std::move(world[1])]() mutable {
+      auto group = MakeRankGroup(std::move(rank), {1, 2}).value();
+      first_device_ = MakeTestDevice(1);
+      const LoadedModel model = LoadModel(options, *first_device_, nullptr, std::move(group)).value();
+      EXPECT_TRUE(ModelRunner(*model.transformer, *model.kv_cache, model.ranks->world.get()).Follow());
+    });
+    auto group = MakeRankGroup(std::move(world[0]), {1, 2}).value();
+    device_ = MakeTestDevice(1);
+    return std::make_unique<Engine>(LoadModel(options, *device_, nullptr, std::move(group)).value());
+  }
+
+  static LoadOptions Options(DType dtype, std::int64_t kv_tokens, std::int64_t max_batch_tokens,
+                             LoadOptions options) {
     options.directory = ModelsDir() / kModel;
     options.dtype = dtype;
     if (options.max_batch_size == LoadOptions().max_batch_size) options.max_batch_size = 16;
@@ -66,10 +88,12 @@ class EngineBehaviour : public testing::Test {
     const KvCacheShape shape{static_cast<int>(spec.layers), static_cast<int>(spec.kv_heads),
                              static_cast<int>(spec.head_dim), SizeOf(dtype) < 2 ? DType::kF16 : dtype};
     options.kv_cache_bytes = shape.BytesPerToken() * static_cast<std::uint64_t>(kv_tokens);
-    return std::make_unique<Engine>(LoadModel(options, *device_, nullptr).value());
+    return options;
   }
 
   std::unique_ptr<Device> device_;
+  std::unique_ptr<Device> first_device_;
+  std::jthread first_stage_;
 };
 
 // Requests whose prompts often begin like another's and often repeat themselves, greedy and sampled.
@@ -138,6 +162,65 @@ TEST_F(EngineBehaviour, TokensDependOnTheRequestAlone) {
         EXPECT_GT(stats.preemptions_total, 0) << "the small cache must have forced requests out";
       }
     }
+  }
+}
+
+// Several steps at once, requests that end in the middle of them, and too small a cache change no token.
+TEST_F(EngineBehaviour, OverAPipelineTokensDependOnTheRequestAlone) {
+  std::mt19937 generator(12);
+  std::vector<GenerationRequest> requests = RandomMix(generator, 100);
+  for (std::size_t i = 0; i < requests.size(); i += 10) {
+    requests[i].sampling.num_return_sequences = 2;
+    requests[i].sampling.do_sample = true;
+    requests[i].sampling.seed = i;
+    requests[i + 1].sampling.num_beams = 3;
+    requests[i + 1].sampling.do_sample = false;
+    requests[i + 2].sampling.prompt_logprobs = true;
+  }
+  std::vector<std::vector<SequenceEvent>> alone;
+  {
+    const auto engine = MakeEngine();
+    for (const GenerationRequest& request : requests) alone.push_back(Finish(*engine, request)->sequences);
+  }
+  LoadOptions many;
+  many.max_batch_size = 64;
+  for (const std::int64_t kv_tokens : {4096, 256}) {
+    const auto engine = MakePipeline(Options(DType::kF32, kv_tokens, 64, many));
+    std::vector<std::shared_ptr<CollectingSink>> sinks;
+    for (const GenerationRequest& request : requests) sinks.push_back(Start(*engine, request));
+    for (std::size_t i = 0; i < requests.size(); i += 7) {
+      std::this_thread::sleep_for(std::chrono::milliseconds(generator() % 3));
+      engine->Cancel(requests[i].id);
+    }
+    int ended = 0;
+    for (std::size_t i = 0; i < requests.size(); ++i) {
+      sinks[i]->Wait();
+      if (sinks[i]->error) {
+        ASSERT_EQ(sinks[i]->error->code, ErrorCode::kCancelled) << sinks[i]->error->ToString();
+        ASSERT_EQ(i % 7, 0U);
+        ++ended;
+        continue;
+      }
+      ASSERT_EQ(sinks[i]->sequences.size(), alone[i].size());
+      for (std::size_t s = 0; s < alone[i].size(); ++s)
+        ASSERT_EQ(sinks[i]->sequences[s].token_ids, alone[i][s].token_ids) << "request " << i;
+    }
+    EXPECT_GT(ended, 0) << "some were cancelled in time";
+    EXPECT_EQ(engine->stats().preemptions_total > 0, kv_tokens == 256);
+  }
+}
+
+TEST_F(EngineBehaviour, APipelineEndsInTheMiddleOfItsSteps) {
+  LoadOptions many;
+  many.max_batch_size = 64;
+  for (int round = 0; round < 5; ++round) {
+    auto engine = MakePipeline(Options(DType::kF32, 4096, 64, many));
+    std::vector<std::shared_ptr<CollectingSink>> sinks;
+    for (int i = 0; i < 40; ++i) sinks.push_back(Start(*engine, MakeRequest({5, 6}, 100)));
+    std::this_thread::sleep_for(std::chrono::milliseconds(3 * round));
+    engine.reset();
+    for (const auto& sink : sinks) sink->Wait();
+    first_stage_.join();
   }
 }
 

@@ -6,6 +6,7 @@
 #include <fstream>
 #include <functional>
 #include <iostream>
+#include <latch>
 #include <thread>
 
 #include "collective/thread_group.h"
@@ -44,13 +45,16 @@ std::vector<float> LogitsOf(ModelRunner& runner, std::span<const std::int32_t> t
   std::vector<std::int32_t> blocks;
   for (std::int32_t block = 0; block < 32; ++block) blocks.push_back(block);
   const SequenceSlice slice{blocks.data(), 0, static_cast<std::int64_t>(tokens.size()), 0};
-  EXPECT_TRUE(runner.Forward(tokens, {&slice, 1}));
+  std::vector<LogitsQuery> queries;
+  for (std::size_t r = 0; r < tokens.size(); ++r) {
+    if (r % 16 == 0) queries.emplace_back();
+    queries.back().rows.push_back(static_cast<std::int32_t>(r));
+  }
+  EXPECT_TRUE(runner.Begin(tokens, {&slice, 1}, queries));
+  EXPECT_TRUE(runner.Compute());
   std::vector<float> all;
-  for (std::size_t begin = 0; begin < tokens.size(); begin += 16) {
-    std::vector<std::int32_t> rows;
-    for (std::size_t r = begin; r < std::min(begin + 16, tokens.size()); ++r)
-      rows.push_back(static_cast<std::int32_t>(r));
-    const auto logits = runner.Logits(rows).value();
+  for (std::size_t i = 0; i < queries.size(); ++i) {
+    const auto logits = runner.Logits().value();
     all.insert(all.end(), logits.begin(), logits.end());
   }
   return all;
@@ -270,6 +274,78 @@ TEST(SplitsTest, WhatIsReplicatedGivesTheSameLogits) {
     EXPECT_EQ(CutModel(spec, {3, 1}, 0).has_value(), i + 1 == replicated.size());
   }
   std::filesystem::remove_all(folder);
+}
+
+// Says when messages have been sent, and leaves the rest to another.
+class CountsSends final : public Communicator {
+ public:
+  CountsSends(std::unique_ptr<Communicator> inner, std::latch& sent)
+      : inner_(std::move(inner)), sent_(sent) {}
+
+  int rank() const override { return inner_->rank(); }
+  int size() const override { return inner_->size(); }
+  Status AllReduceSum(std::span<float> data) override { return inner_->AllReduceSum(data); }
+  Status Broadcast(std::vector<std::byte>& message, int root) override {
+    return inner_->Broadcast(message, root);
+  }
+  std::size_t broadcast_ahead_bytes() const override { return inner_->broadcast_ahead_bytes(); }
+  Status Gather(std::span<const float> mine, std::span<float> all, int root) override {
+    return inner_->Gather(mine, all, root);
+  }
+  Status Send(std::span<const float> data, int to) override {
+    const Status sent = inner_->Send(data, to);
+    sent_.count_down();
+    return sent;
+  }
+  Status Receive(std::span<float> data, int from) override { return inner_->Receive(data, from); }
+  Status Barrier() override { return inner_->Barrier(); }
+  Result<std::unique_ptr<Communicator>> Split(int color) override { return inner_->Split(color); }
+
+ private:
+  const std::unique_ptr<Communicator> inner_;
+  std::latch& sent_;
+};
+
+// Without that the test never ends: rank 0 computes nothing before both steps have left the first stage.
+TEST(PipelineTest, TheFirstStageIsAtTheNextStepWhileTheLastHasTheOneBefore) {
+  auto world = MakeThreadGroup(2);
+  std::latch sent(2);
+  std::jthread first_stage([&] {
+    auto group = MakeRankGroup(std::move(world[1]), {1, 2}).value();
+    group->pipeline = std::make_unique<CountsSends>(std::move(group->pipeline), sent);
+    const TestModel model = LoadTestModel(ModelsDir() / "bloom", DType::kF32, 1, std::move(group));
+    const LoadedModel& loaded = model.loaded;
+    EXPECT_TRUE(ModelRunner(*loaded.transformer, *loaded.kv_cache, loaded.ranks->world.get()).Follow());
+  });
+  auto group = MakeRankGroup(std::move(world[0]), {1, 2}).value();
+  const TestModel model = LoadTestModel(ModelsDir() / "bloom", DType::kF32, 1, std::move(group));
+  std::vector<std::vector<float>> logits;
+  {
+    ModelRunner runner(*model.loaded.transformer, *model.loaded.kv_cache, model.loaded.ranks->world.get());
+    EXPECT_EQ(runner.depth(), 2);
+    const std::vector<std::int32_t> tokens = {5, 6, 7, 8};
+    const LogitsQuery last{.best = false, .rows = {1}};
+    const std::int32_t block = 3;
+    for (std::int64_t position : {0, 2}) {
+      const SequenceSlice slice{&block, 0, 2, position};
+      ASSERT_TRUE(runner.Begin(std::span(tokens).subspan(static_cast<std::size_t>(position), 2), {&slice, 1},
+                               {&last, 1}));
+    }
+    sent.wait();
+    for (int step = 0; step < 2; ++step) {
+      ASSERT_TRUE(runner.Compute());
+      const auto answer = runner.Logits().value();
+      logits.emplace_back(answer.begin(), answer.end());
+    }
+  }
+  const TestModel whole = LoadTestModel(ModelsDir() / "bloom", DType::kF32, 1);
+  ModelRunner runner(*whole.loaded.transformer, *whole.loaded.kv_cache, nullptr);
+  const std::vector<float> expected = LogitsOf(runner, std::vector<std::int32_t>{5, 6, 7, 8});
+  const std::size_t vocab = logits[0].size();
+  for (const std::size_t row : {1UL, 3UL}) {
+    const auto begin = expected.begin() + static_cast<std::ptrdiff_t>(row * vocab);
+    EXPECT_EQ(logits[row / 2], std::vector<float>(begin, begin + static_cast<std::ptrdiff_t>(vocab)));
+  }
 }
 
 // A rank that is lost in the middle of a step ends the step on all, and the engine's requests with a reason.

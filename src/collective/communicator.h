@@ -27,8 +27,11 @@ class Communicator {
   virtual Status AllReduceSum(std::span<float> data) = 0;
 
   // The root's message, of any size, on every rank. For the beginning of a step: ranks that wait for it long
-  // use no processor.
+  // use no processor. Messages that others have not received yet hold the root up only where they are more
+  // than kBroadcastsAhead, or have more than broadcast_ahead_bytes() together, the new one included.
   virtual Status Broadcast(std::vector<std::byte>& message, int root) = 0;
+  static constexpr int kBroadcastsAhead = 8;
+  virtual std::size_t broadcast_ahead_bytes() const = 0;
 
   // mine of rank 0, of rank 1 … one after the other in the root's `all` [size · mine.size()]; other ranks'
   // `all` is not looked at.

@@ -18,6 +18,9 @@ namespace {
 
 // MPI counts in int.
 constexpr std::size_t kMaxCount = 1U << 30U;
+// Messages of this size go out before the other side asks for them: the smallest limit among Open MPI 4.1's
+// transports is 4 KiB (btl_vader_eager_limit; btl_tcp_eager_limit is 64 KiB).
+constexpr std::size_t kEagerBytes = 4096;
 // A rank that waits for a broadcast gives way at first, and sleeps longer and longer after this many looks.
 constexpr int kEagerLooks = 2000;
 constexpr std::chrono::microseconds kLongestSleep{1000};
@@ -136,6 +139,10 @@ class MpiCommunicator final : public Communicator {
       RETURN_IF_ERROR(Await(request, "broadcast", /*may_sleep=*/false));
     }
     return {};
+  }
+
+  std::size_t broadcast_ahead_bytes() const override {
+    return shared_ ? SharedGroup::kBroadcastAheadBytes : kEagerBytes;
   }
 
   Status Gather(std::span<const float> mine, std::span<float> all, int root) override {

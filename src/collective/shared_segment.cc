@@ -111,7 +111,7 @@ void SharedGroup::Broadcast(std::vector<std::byte>& message, int root) {
   if (rank_ == root) {
     std::span<const std::byte> rest = message;
     do {
-      const std::size_t count = std::min(SharedSegment::kBufferBytes, rest.size());
+      const std::size_t count = std::min(SharedSegment::kPieceBytes, rest.size());
       SendPiece(rest.first(count), message.size());
       rest = rest.subspan(count);
     } while (!rest.empty());
@@ -121,13 +121,14 @@ void SharedGroup::Broadcast(std::vector<std::byte>& message, int root) {
   std::atomic<std::uint32_t>& read = mine().read[root];
   std::size_t done = 0;
   do {
-    const std::uint32_t number = read.load(std::memory_order_relaxed) + 1;
+    const std::uint32_t number = read.load(std::memory_order_relaxed);
     AwaitPiece(from, number);
-    message.resize(from.message_bytes);
-    const std::size_t count = std::min(SharedSegment::kBufferBytes, message.size() - done);
-    if (count > 0) std::memcpy(message.data() + done, from.message, count);
+    const std::uint32_t slot = number % SharedSegment::kPieces;
+    message.resize(from.message_bytes[slot]);
+    const std::size_t count = std::min(SharedSegment::kPieceBytes, message.size() - done);
+    if (count > 0) std::memcpy(message.data() + done, from.message[slot], count);
     done += count;
-    read.store(number, std::memory_order_release);
+    read.store(number + 1, std::memory_order_release);
   } while (done < message.size());
 }
 
@@ -170,26 +171,29 @@ void SharedGroup::Receive(std::span<std::byte> data, int from) {
 
 void SharedGroup::SendPiece(std::span<const std::byte> piece, std::size_t message_bytes) {
   SharedSegment& segment = mine();
-  const std::uint32_t before = segment.sent.load(std::memory_order_relaxed);
+  const std::uint32_t number = segment.sent.load(std::memory_order_relaxed);
   for (int rank = 0; rank < size(); ++rank) {
     if (rank == rank_) continue;
-    SpinUntil([&] { return of(rank).read[rank_].load(std::memory_order_acquire) == before; });
+    SpinUntil([&] {
+      return number - of(rank).read[rank_].load(std::memory_order_acquire) < SharedSegment::kPieces;
+    });
   }
-  segment.message_bytes = message_bytes;
-  if (!piece.empty()) std::memcpy(segment.message, piece.data(), piece.size());
+  const std::uint32_t slot = number % SharedSegment::kPieces;
+  segment.message_bytes[slot] = message_bytes;
+  if (!piece.empty()) std::memcpy(segment.message[slot], piece.data(), piece.size());
   // seq_cst on both sides: a rank that is about to sleep is seen, or sees the new count.
-  segment.sent.store(before + 1, std::memory_order_seq_cst);
+  segment.sent.store(number + 1, std::memory_order_seq_cst);
   if (segment.sleepers.load(std::memory_order_seq_cst) > 0) FutexWakeAll(segment.sent);
 }
 
 void SharedGroup::AwaitPiece(SharedSegment& root, std::uint32_t number) {
-  const auto there = [&] { return root.sent.load(std::memory_order_acquire) == number; };
+  // A root is never more than kPieces ahead: another count than `number` is a larger one.
   for (int spins = 0; spins < spins_; ++spins) {
-    if (there()) return;
+    if (root.sent.load(std::memory_order_acquire) != number) return;
     Pause();
   }
   root.sleepers.fetch_add(1, std::memory_order_seq_cst);
-  while (root.sent.load(std::memory_order_seq_cst) != number) FutexWait(root.sent, number - 1);
+  while (root.sent.load(std::memory_order_seq_cst) == number) FutexWait(root.sent, number);
   root.sleepers.fetch_sub(1, std::memory_order_relaxed);
 }
 

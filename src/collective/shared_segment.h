@@ -16,6 +16,8 @@
 #include <span>
 #include <vector>
 
+#include "collective/communicator.h"
+
 namespace bloomery {
 
 // Lies in shared memory, zero at first; everything in it is free of pointers.
@@ -23,11 +25,13 @@ struct SharedSegment {
   static constexpr std::size_t kBufferBytes = 256 * 1024;
 
   alignas(64) std::atomic<std::uint64_t> arrived{0};
-  // Broadcasts: the root's count of pieces, on which others sleep, and how far each rank has read every
-  // root's.
+  // Broadcasts: the root's count of pieces, on which others sleep, and how many of every root's each rank has
+  // read. Piece i lies in message[i % kPieces].
+  static constexpr std::uint32_t kPieces = 16;
+  static constexpr std::size_t kPieceBytes = 64 * 1024;
   alignas(64) std::atomic<std::uint32_t> sent{0};
   alignas(64) std::atomic<std::uint32_t> sleepers{0};
-  alignas(64) std::uint64_t message_bytes = 0;  // of the whole message
+  alignas(64) std::uint64_t message_bytes[kPieces] = {};  // of the whole message that a piece is of
   static constexpr int kMaxRanks = 256;
   alignas(64) std::atomic<std::uint32_t> read[kMaxRanks] = {};  // by root
   // Messages to one rank at a time: bytes written by this rank, and taken by the other, since the beginning.
@@ -36,7 +40,7 @@ struct SharedSegment {
   alignas(64) std::atomic<std::uint64_t> taken{0};
   alignas(64) std::byte outbox[kBufferBytes];  // byte i of all lies at i % kBufferBytes
   alignas(64) std::byte buffer[2][kBufferBytes];
-  alignas(64) std::byte message[kBufferBytes];
+  alignas(64) std::byte message[kPieces][kPieceBytes];
 };
 static_assert(std::atomic<std::uint64_t>::is_always_lock_free);
 
@@ -47,6 +51,10 @@ class SharedGroup {
   // `segments`: by rank. `oversubscribed`: there are more ranks than cores, so that waiting must give way.
   SharedGroup(std::vector<SharedSegment*> segments, int rank, bool oversubscribed)
       : segments_(std::move(segments)), rank_(rank), spins_(oversubscribed ? 0 : kSpins) {}
+
+  // Messages of so many bytes need at most a piece each more than they would fill.
+  static constexpr std::size_t kBroadcastAheadBytes =
+      (SharedSegment::kPieces - Communicator::kBroadcastsAhead) * SharedSegment::kPieceBytes;
 
   void AllReduceSum(std::span<float> data);
   void Broadcast(std::vector<std::byte>& message, int root);
@@ -67,7 +75,7 @@ class SharedGroup {
   void Arrive();
   void SumChunk(std::span<float> chunk);
   void SendPiece(std::span<const std::byte> piece, std::size_t message_bytes);
-  void AwaitPiece(SharedSegment& root, std::uint32_t number);
+  void AwaitPiece(SharedSegment& root, std::uint32_t number);  // from 0
   template <typename Condition>
   void SpinUntil(Condition condition) const;
 

@@ -34,7 +34,8 @@ struct Group {
   std::vector<const void*> offers;  // by rank: an argument of the call in progress
   int arrived = 0;
   std::uint64_t meetings = 0;
-  std::map<std::pair<int, int>, std::deque<std::vector<float>>> messages;  // by sender and receiver
+  std::map<std::pair<int, int>, std::deque<std::vector<float>>> messages;        // by sender and receiver
+  std::map<std::pair<int, int>, std::deque<std::vector<std::byte>>> broadcasts;  // by root and receiver
   std::map<int, std::shared_ptr<Group>> split;  // by colour, of the call in progress
 };
 
@@ -60,11 +61,20 @@ class ThreadCommunicator final : public Communicator {
   }
 
   Status Broadcast(std::vector<std::byte>& message, int root) override {
-    std::vector<std::byte> copy;
-    RETURN_IF_ERROR(Offer(&message, [&] { copy = *OfferOf<std::vector<std::byte>>(root); }));
-    message = std::move(copy);
+    std::unique_lock lock(family().mutex);
+    RETURN_IF_ERROR(Begin(lock));
+    if (rank_ == root) {
+      for (int rank = 0; rank < size(); ++rank) {
+        if (rank != root) group_->broadcasts[{root, rank}].push_back(message);
+      }
+      family().changed.notify_all();
+      return {};
+    }
+    ASSIGN_OR_RETURN(message, Take(lock, group_->broadcasts[{root, rank_}]));
     return {};
   }
+
+  std::size_t broadcast_ahead_bytes() const override { return SIZE_MAX; }
 
   Status Gather(std::span<const float> mine, std::span<float> all, int root) override {
     return Offer(mine.data(), [&] {
@@ -87,12 +97,9 @@ class ThreadCommunicator final : public Communicator {
   Status Receive(std::span<float> data, int from) override {
     std::unique_lock lock(family().mutex);
     RETURN_IF_ERROR(Begin(lock));
-    auto& queue = group_->messages[{from, rank_}];
-    family().changed.wait(lock, [&] { return !queue.empty() || family().lost; });
-    if (queue.empty()) return Lost();
-    assert(queue.front().size() == data.size());
-    std::copy(queue.front().begin(), queue.front().end(), data.begin());
-    queue.pop_front();
+    ASSIGN_OR_RETURN(const std::vector<float> message, Take(lock, group_->messages[{from, rank_}]));
+    assert(message.size() == data.size());
+    std::copy(message.begin(), message.end(), data.begin());
     return {};
   }
 
@@ -130,6 +137,16 @@ class ThreadCommunicator final : public Communicator {
   template <typename T>
   const T* OfferOf(int rank) const {
     return static_cast<const T*>(group_->offers[static_cast<std::size_t>(rank)]);
+  }
+
+  // Waits for a message.
+  template <typename Message>
+  Result<Message> Take(std::unique_lock<std::mutex>& lock, std::deque<Message>& queue) {
+    family().changed.wait(lock, [&] { return !queue.empty() || family().lost; });
+    if (queue.empty()) return Lost();
+    Message message = std::move(queue.front());
+    queue.pop_front();
+    return message;
   }
 
   // Delays, and dies where that is due.

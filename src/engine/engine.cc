@@ -1,6 +1,7 @@
 #include "engine/engine.h"
 
 #include <algorithm>
+#include <ranges>
 
 #include "base/log.h"
 #include "engine/logits.h"
@@ -29,7 +30,8 @@ Engine::Engine(LoadedModel model, OnLost on_lost)
       scheduler_({.max_batch_tokens = model_.max_batch_tokens,
                   .max_prefill_tokens = model_.options.max_prefill_tokens,
                   .max_batch_size = model_.info.max_batch_size,
-                  .speculative_tokens = model_.options.speculative_tokens},
+                  .speculative_tokens = model_.options.speculative_tokens,
+                  .stages = runner_.depth()},
                  blocks_),
       thread_([this](const std::stop_token& stop) { ThreadMain(stop); }) {}
 
@@ -64,7 +66,7 @@ EngineStats Engine::stats() const {
 
 void Engine::ThreadMain(const std::stop_token& stop) {
   while (TakeInbox(stop)) {
-    if (const Status step = Step(); !step) Lose(step.error());
+    if (const Status turn = Turn(); !turn) Lose(turn.error());
     PublishStats();
   }
   scheduler_.Remove([](Group& group) {
@@ -82,7 +84,9 @@ bool Engine::TakeInbox(const std::stop_token& stop) {
   std::vector<std::uint64_t> cancelled;
   {
     std::unique_lock lock(mutex_);
-    wake_.wait(lock, stop, [this] { return !inbox_.empty() || !cancelled_.empty() || !scheduler_.idle(); });
+    wake_.wait(lock, stop, [this] {
+      return !inbox_.empty() || !cancelled_.empty() || !scheduler_.idle() || !steps_.empty();
+    });
     if (stop.stop_requested()) return false;
     submissions.swap(inbox_);
     cancelled.swap(cancelled_);
@@ -123,11 +127,13 @@ void Engine::DropEnded(const std::vector<std::uint64_t>& cancelled) {
   const SteadyTime now = std::chrono::steady_clock::now();
   scheduler_.Remove([&](Group& group) {
     if (std::find(cancelled.begin(), cancelled.end(), group.id()) != cancelled.end()) {
+      Forget(group);
       FailGroup(group, ErrorCode::kCancelled, "the request was cancelled");
       return true;
     }
     const std::int64_t deadline_ms = group.request.deadline_ms;
     if (deadline_ms > 0 && now - group.submitted > std::chrono::milliseconds(deadline_ms)) {
+      Forget(group);
       FailGroup(group, ErrorCode::kDeadlineExceeded,
                 fmt::format("not finished within its deadline of {} ms", deadline_ms));
       return true;
@@ -138,6 +144,7 @@ void Engine::DropEnded(const std::vector<std::uint64_t>& cancelled) {
 
 void Engine::Lose(const Error& error) {
   lost_ = error;
+  steps_.clear();
   if (on_lost_) on_lost_(error);
   scheduler_.Remove([&error](Group& group) {
     FailGroup(group, error.code, error.message);
@@ -145,38 +152,18 @@ void Engine::Lose(const Error& error) {
   });
 }
 
-Status Engine::Step() {
-  const std::vector<WorkItem> items = scheduler_.Plan();
-  if (items.empty()) return {};
-  ++totals_.steps_total;
-  const SteadyTime now = std::chrono::steady_clock::now();
-  for (const WorkItem& item : items) {
-    if (!item.group->started) {
-      item.group->started = now;
-      totals_.cached_tokens_total += item.group->cached_tokens;
-    }
-    totals_.drafted_tokens_total += static_cast<std::int64_t>(item.sequence->drafts.size());
+Status Engine::Turn() {
+  while (std::ssize(steps_) < runner_.depth()) {
+    ASSIGN_OR_RETURN(const bool begun, BeginStep());
+    if (!begun) break;
   }
-  RETURN_IF_ERROR(RunForward(items));
-  ASSIGN_OR_RETURN(std::vector<ReadyGroup> ready, FinishItems(items));
-  std::erase_if(ready, [this](const ReadyGroup& group) {
-    if (group.group->max_new_tokens > 0) return false;
-    decoder_.FinishWithoutTokens(*group.group);
-    return true;
-  });
-  RETURN_IF_ERROR(AdvanceGroups(ready));
-  scheduler_.Remove([this](Group& group) {
-    if (!group.finished()) return false;
-    for (const Sequence& sequence : group.sequences) {
-      totals_.generated_tokens_total +=
-          static_cast<std::int64_t>(sequence.tokens.size() - group.prompt_tokens);
-    }
-    return true;
-  });
-  return {};
+  return steps_.empty() ? Status() : FinishStep();
 }
 
-Status Engine::RunForward(std::span<const WorkItem> items) {
+Result<bool> Engine::BeginStep() {
+  const std::vector<WorkItem> items = scheduler_.Plan();
+  if (items.empty()) return false;
+  NoteStarts(items);
   std::vector<std::int32_t> tokens;
   std::vector<SequenceSlice> slices;
   for (const WorkItem& item : items) {
@@ -189,83 +176,150 @@ Status Engine::RunForward(std::span<const WorkItem> items) {
     tokens.insert(tokens.end(), begin, begin + item.rows);
     tokens.insert(tokens.end(), sequence.drafts.begin(), sequence.drafts.end());
   }
-  return runner_.Forward(tokens, slices);
+  const StepUnderWay& step = steps_.emplace_back(Expect(items));
+  RETURN_IF_ERROR(runner_.Begin(tokens, slices, step.queries));
+  return true;
+}
+
+void Engine::NoteStarts(std::span<const WorkItem> items) {
+  const SteadyTime now = std::chrono::steady_clock::now();
+  for (const WorkItem& item : items) {
+    if (!item.group->started) {
+      item.group->started = now;
+      totals_.cached_tokens_total += item.group->cached_tokens;
+    }
+    totals_.drafted_tokens_total += static_cast<std::int64_t>(item.sequence->drafts.size());
+  }
 }
 
 // Items of one group follow each other, and its sequences complete together or (while a preempted group
 // catches up) not at all.
-Result<std::vector<Engine::ReadyGroup>> Engine::FinishItems(std::span<const WorkItem> items) {
-  std::vector<ReadyGroup> ready;
+Engine::StepUnderWay Engine::Expect(std::span<const WorkItem> items) {
+  StepUnderWay step;
+  std::vector<std::pair<Group*, std::vector<std::int32_t>>> complete;
   std::int64_t row = 0;
   for (std::size_t i = 0; i < items.size();) {
-    ReadyGroup group{items[i].group, {}};
-    for (; i < items.size() && items[i].group == group.group; ++i) {
+    Group& group = *items[i].group;
+    std::vector<std::int32_t> rows;
+    for (; i < items.size() && items[i].group == &group; ++i) {
       const WorkItem& item = items[i];
-      if (group.group->wants_prompt_logits()) RETURN_IF_ERROR(TakePromptLogits(item, row));
+      if (group.wants_prompt_logits()) ExpectPromptLogits(item, row, step);
       row += item.rows;
       if (Completes(item)) {
-        group.rows.push_back(static_cast<std::int32_t>(row - 1));
+        rows.push_back(static_cast<std::int32_t>(row - 1));
         for (std::size_t draft = 0; draft < item.sequence->drafts.size(); ++draft)
-          group.rows.push_back(static_cast<std::int32_t>(row++));
+          rows.push_back(static_cast<std::int32_t>(row++));
       }
       item.sequence->computed += item.rows;
-      item.sequence->blocks.Publish(group.group->request.cache_salt, item.sequence->tokens,
-                                    item.sequence->computed);
+      item.sequence->blocks.Publish(group.request.cache_salt, item.sequence->tokens, item.sequence->computed);
     }
-    if (static_cast<std::int64_t>(group.rows.size()) == group.group->logit_rows())
-      ready.push_back(std::move(group));
+    if (static_cast<std::int64_t>(rows.size()) == group.logit_rows())
+      complete.emplace_back(&group, std::move(rows));
   }
-  return ready;
+  for (auto& [group, rows] : complete) ExpectTokens(*group, std::move(rows), step);
+  return step;
+}
+
+void Engine::ExpectPromptLogits(const WorkItem& item, std::int64_t first_row, StepUnderWay& step) {
+  const std::int64_t chunk = model_.transformer->limits().max_logit_rows;
+  for (std::int64_t done = 0; done < item.rows; done += chunk) {
+    LogitsQuery& query = step.queries.emplace_back();
+    for (std::int64_t r = done; r < std::min(done + chunk, item.rows); ++r)
+      query.rows.push_back(static_cast<std::int32_t>(first_row + r));
+    const auto position = static_cast<std::size_t>(item.sequence->computed + done);
+    step.dues.push_back({{item.group, query.rows.size(), position}});
+    ++item.group->results_due;
+  }
 }
 
 // The head is the largest matrix of a small model: it is read once for as many groups as fit, not once for
 // each.
-Status Engine::AdvanceGroups(std::span<const ReadyGroup> ready) {
-  const auto limit = static_cast<std::size_t>(model_.transformer->limits().max_logit_rows);
-  const auto vocab = static_cast<std::size_t>(model_.info.vocab_size);
-  const auto greedy = [this](const ReadyGroup& group) {
-    return runner_.cut() && WantsLargestOnly(group.group->request.sampling);
-  };
-  while (!ready.empty()) {
-    const bool best_only = greedy(ready.front());
-    std::vector<std::int32_t> rows;
-    std::size_t count = 0;
-    for (; count < ready.size() && rows.size() + ready[count].rows.size() <= limit &&
-           greedy(ready[count]) == best_only;
-         ++count) {
-      rows.insert(rows.end(), ready[count].rows.begin(), ready[count].rows.end());
-    }
-    if (best_only) {
-      ASSIGN_OR_RETURN(std::span<const std::int32_t> best, runner_.Best(rows));
-      for (const ReadyGroup& group : ready.first(count)) {
-        totals_.accepted_tokens_total += decoder_.AdvanceGreedily(*group.group, best);
-        best = best.subspan(group.rows.size());
-      }
-      ready = ready.subspan(count);
-      continue;
-    }
-    ASSIGN_OR_RETURN(std::span<float> logits, runner_.Logits(rows));
-    for (const ReadyGroup& group : ready.first(count)) {
-      totals_.accepted_tokens_total +=
-          decoder_.Advance(*group.group, logits.first(group.rows.size() * vocab));
-      logits = logits.subspan(group.rows.size() * vocab);
-    }
-    ready = ready.subspan(count);
+void Engine::ExpectTokens(Group& group, std::vector<std::int32_t> rows, StepUnderWay& step) {
+  ++group.results_due;
+  if (group.max_new_tokens == 0) {
+    step.scored.push_back(&group);
+    return;
   }
+  const auto limit = static_cast<std::size_t>(model_.transformer->limits().max_logit_rows);
+  const bool best = runner_.cut() && WantsLargestOnly(group.request.sampling);
+  const bool joins = !step.queries.empty() && !step.dues.back().front().prompt_position &&
+                     step.queries.back().best == best &&
+                     step.queries.back().rows.size() + rows.size() <= limit;
+  if (!joins) {
+    step.queries.push_back({.best = best, .rows = {}});
+    step.dues.emplace_back();
+  }
+  step.dues.back().push_back({&group, rows.size(), std::nullopt});
+  std::vector<std::int32_t>& all = step.queries.back().rows;
+  all.insert(all.end(), rows.begin(), rows.end());
+}
+
+Status Engine::FinishStep() {
+  RETURN_IF_ERROR(runner_.Compute());
+  ++totals_.steps_total;
+  const StepUnderWay step = std::move(steps_.front());
+  steps_.pop_front();
+  for (std::size_t i = 0; i < step.queries.size(); ++i) {
+    if (step.queries[i].best) {
+      ASSIGN_OR_RETURN(const auto best, runner_.Best());
+      TakeBest(step.dues[i], best);
+    } else {
+      ASSIGN_OR_RETURN(const auto logits, runner_.Logits());
+      TakeLogits(step.dues[i], logits);
+    }
+  }
+  for (Group* group : step.scored) {
+    if (group == nullptr) continue;
+    --group->results_due;
+    decoder_.FinishWithoutTokens(*group);
+  }
+  RemoveFinished();
   return {};
 }
 
-Status Engine::TakePromptLogits(const WorkItem& item, std::int64_t first_row) {
-  const std::int64_t chunk = model_.transformer->limits().max_logit_rows;
-  for (std::int64_t done = 0; done < item.rows; done += chunk) {
-    std::vector<std::int32_t> rows;
-    for (std::int64_t r = done; r < std::min(done + chunk, item.rows); ++r)
-      rows.push_back(static_cast<std::int32_t>(first_row + r));
-    ASSIGN_OR_RETURN(const std::span<float> logits, runner_.Logits(rows));
-    decoder_.TakePromptLogits(*item.group, static_cast<std::size_t>(item.sequence->computed + done),
-                              rows.size(), logits);
+void Engine::TakeLogits(std::span<const Due> dues, std::span<float> logits) {
+  const auto vocab = static_cast<std::size_t>(model_.info.vocab_size);
+  for (const Due& due : dues) {
+    const std::span<float> rows = logits.first(due.rows * vocab);
+    logits = logits.subspan(rows.size());
+    if (due.group == nullptr) continue;
+    --due.group->results_due;
+    if (due.prompt_position) {
+      decoder_.TakePromptLogits(*due.group, *due.prompt_position, due.rows, rows);
+    } else {
+      totals_.accepted_tokens_total += decoder_.Advance(*due.group, rows);
+    }
   }
-  return {};
+}
+
+void Engine::TakeBest(std::span<const Due> dues, std::span<const std::int32_t> best) {
+  for (const Due& due : dues) {
+    const std::span<const std::int32_t> rows = best.first(due.rows);
+    best = best.subspan(due.rows);
+    if (due.group == nullptr) continue;
+    --due.group->results_due;
+    totals_.accepted_tokens_total += decoder_.AdvanceGreedily(*due.group, rows);
+  }
+}
+
+void Engine::RemoveFinished() {
+  scheduler_.Remove([this](Group& group) {
+    if (!group.finished()) return false;
+    for (const Sequence& sequence : group.sequences) {
+      totals_.generated_tokens_total +=
+          static_cast<std::int64_t>(sequence.tokens.size() - group.prompt_tokens);
+    }
+    return true;
+  });
+}
+
+void Engine::Forget(const Group& group) {
+  for (StepUnderWay& step : steps_) {
+    for (Due& due : step.dues | std::views::join) {
+      if (due.group == &group) due.group = nullptr;
+    }
+    std::replace_if(step.scored.begin(), step.scored.end(), [&](Group* g) { return g == &group; }, nullptr);
+  }
 }
 
 void Engine::PublishStats() {

@@ -2,9 +2,13 @@
 //
 //   any thread ── Submit, Cancel ──▶ inbox ──▶ engine thread: plan ▸ forward ▸ decode ▸ events ──▶ each
 //   request's sink
+//
+// Over the stages of a pipeline several steps are under way, each with sequences of its own: what one step
+// gives is decoded while the stages before compute the others.
 #pragma once
 
 #include <condition_variable>
+#include <deque>
 #include <memory>
 #include <mutex>
 #include <thread>
@@ -54,9 +58,19 @@ class Engine {
     std::shared_ptr<EventSink> sink;
     SteadyTime time;
   };
-  struct ReadyGroup {
-    Group* group = nullptr;
-    std::vector<std::int32_t> rows;  // of the step: for each live sequence its last token's, then its drafts'
+  // Rows of a query's answer that are one request's.
+  struct Due {
+    Group* group = nullptr;  // null: it has ended meanwhile
+    // Rows: for each live sequence its last token's, then its drafts'; or those of prompt tokens from
+    // `prompt_position` on, to be scored.
+    std::size_t rows = 0;
+    std::optional<std::size_t> prompt_position;
+  };
+  // A step that has begun.
+  struct StepUnderWay {
+    std::vector<LogitsQuery> queries;
+    std::vector<std::vector<Due>> dues;  // by query
+    std::vector<Group*> scored;          // that end when it is computed, and want no token; null as in Due
   };
 
   void ThreadMain(const std::stop_token& stop);
@@ -65,13 +79,21 @@ class Engine {
   bool TakeInbox(const std::stop_token& stop);
   void Accept(Submission submission);
   void DropEnded(const std::vector<std::uint64_t>& cancelled);
-  Status Step();
-  Status RunForward(std::span<const WorkItem> items);
-  // Marks the items' tokens as computed, scores prompts that asked for it, and returns the groups that have
-  // their next logits.
-  Result<std::vector<ReadyGroup>> FinishItems(std::span<const WorkItem> items);
-  Status AdvanceGroups(std::span<const ReadyGroup> ready);
-  Status TakePromptLogits(const WorkItem& item, std::int64_t first_row);
+  // Begins as many steps as may be under way, and finishes the oldest.
+  Status Turn();
+  // False: there is nothing to do that could begin now.
+  Result<bool> BeginStep();
+  void NoteStarts(std::span<const WorkItem> items);
+  // What the items' rows will yield; their tokens count as computed from here on.
+  StepUnderWay Expect(std::span<const WorkItem> items);
+  void ExpectPromptLogits(const WorkItem& item, std::int64_t first_row, StepUnderWay& step);
+  void ExpectTokens(Group& group, std::vector<std::int32_t> rows, StepUnderWay& step);
+  Status FinishStep();
+  void TakeLogits(std::span<const Due> dues, std::span<float> logits);
+  void TakeBest(std::span<const Due> dues, std::span<const std::int32_t> best);
+  void RemoveFinished();
+  // Steps under way owe this group nothing any more.
+  void Forget(const Group& group);
   void Lose(const Error& error);
   void PublishStats();
 
@@ -84,6 +106,7 @@ class Engine {
   std::optional<Error> lost_;
   KvBlockPool blocks_;
   Scheduler scheduler_;
+  std::deque<StepUnderWay> steps_;  // the oldest first
   EngineStats totals_;
 
   mutable std::mutex mutex_;

@@ -65,6 +65,7 @@ struct Group {
   std::vector<std::int32_t> eos_ids;  // empty with ignore_eos
   std::vector<Sequence> sequences;    // one until the prompt is computed, then all of them
   std::optional<BeamSearch> beams;
+  int results_due = 0;  // from steps that are being computed
   bool prompt_reported = false;
   PromptEvent prompt_event;
 

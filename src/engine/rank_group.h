@@ -16,7 +16,7 @@ struct RankGroup {
   Grid grid;
   std::unique_ptr<Communicator> world;
   std::unique_ptr<Communicator> tensor;    // this stage's ranks
-  std::unique_ptr<Communicator> pipeline;  // this tensor rank's stages
+  std::unique_ptr<Communicator> pipeline;  // this tensor rank's stages, the last first
 
   Peers peers() const {
     return {.tensor = grid.tensor_ranks > 1 ? tensor.get() : nullptr,

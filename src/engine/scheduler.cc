@@ -8,6 +8,9 @@ namespace {
 // Prompt rows that a step takes at least: fewer would read the weights once for hardly anything.
 constexpr std::int64_t kLeastPrefillRows = 16;
 
+// Rows that decode in each of several steps at once, at least, for the same reason.
+constexpr std::int64_t kLeastStageRows = 16;
+
 // Requests waiting for each sequence running from which on they come as a burst: at the start of a batch, not
 // where streams arrive one by one.
 constexpr std::int64_t kBurst = 6;
@@ -37,15 +40,17 @@ void Scheduler::Add(std::unique_ptr<Group> group) {
 std::vector<WorkItem> Scheduler::Plan() {
   std::vector<WorkItem> items = PlanOnce();
   // Prompts that together hold all blocks and can none of them go on: the oldest gets the others' blocks.
-  while (items.empty() && !running_.empty() && PreemptYoungest(*running_.front())) items = PlanOnce();
+  while (items.empty() && !running_.empty() && rows_under_way() == 0 && PreemptYoungest(*running_.front()))
+    items = PlanOnce();
   return items;
 }
 
 std::vector<WorkItem> Scheduler::PlanOnce() {
   std::vector<WorkItem> items;
   std::int64_t budget = limits_.max_batch_tokens;
-  PlanDecodes(items, budget);
-  if (const std::int64_t decoding = limits_.max_batch_tokens - budget; decoding > 0)
+  const std::int64_t under_way = rows_under_way();
+  PlanDecodes(items, budget, DecodeRows(under_way));
+  if (const std::int64_t decoding = limits_.max_batch_tokens - budget + under_way; decoding > 0)
     budget = std::min(budget, PrefillRows(decoding, budget));
   for (const auto& group : running_) {
     if (!group->decoding()) PlanPrefill(*group, items, budget);
@@ -63,9 +68,11 @@ std::int64_t Scheduler::PrefillRows(std::int64_t decoding, std::int64_t room) co
   std::int64_t sequences = 0;
   std::int64_t rows = 0;
   for (const auto& group : running_) {
-    if (group->decoding()) continue;
+    std::int64_t pending = 0;
+    for (const Sequence& sequence : group->sequences) pending += sequence.pending();
+    if (group->decoding() || pending == 0) continue;
     ++sequences;
-    for (const Sequence& sequence : group->sequences) rows += sequence.pending();
+    rows += pending;
   }
   for (const auto& group : waiting_) {
     ++sequences;
@@ -75,12 +82,30 @@ std::int64_t Scheduler::PrefillRows(std::int64_t decoding, std::int64_t room) co
   return std::max(decoding, kLeastPrefillRows);
 }
 
-void Scheduler::PlanDecodes(std::vector<WorkItem>& items, std::int64_t& budget) {
+std::int64_t Scheduler::rows_under_way() const {
+  std::int64_t rows = 0;
+  for (const auto& group : running_) rows += group->results_due > 0 ? group->live_sequences() : 0;
+  return rows;
+}
+
+std::int64_t Scheduler::DecodeRows(std::int64_t under_way) const {
+  std::int64_t ready = 0;
+  for (const auto& group : running_) ready += group->decoding() ? group->live_sequences() : 0;
+  // Those under way will be there in a moment, and go together with these.
+  if (under_way > 0 && ready < kLeastStageRows) return 0;
+  const std::int64_t total = ready + under_way;
+  const std::int64_t steps = std::clamp<std::int64_t>(total / kLeastStageRows, 1, limits_.stages);
+  return (total + steps - 1) / steps;
+}
+
+void Scheduler::PlanDecodes(std::vector<WorkItem>& items, std::int64_t& budget, std::int64_t limit) {
   // In order of running_: preemption only ever removes groups behind the one being planned.
   for (auto it = running_.begin(); it != running_.end(); ++it) {
     Group& group = **it;
     const std::int64_t rows = group.live_sequences();
     if (!group.decoding() || rows > budget) continue;
+    // What is wider than that goes alone.
+    if (limit == 0 || (!items.empty() && std::ssize(items) + rows > limit)) continue;
     bool reserved = ReserveDecode(group);
     while (!reserved && PreemptYoungest(group)) reserved = ReserveDecode(group);
     if (!reserved) continue;  // alone and still too large: the engine refused such requests on submission
@@ -105,7 +130,7 @@ bool Scheduler::ReserveDecode(Group& group) {
 }
 
 bool Scheduler::PreemptYoungest(const Group& keep) {
-  if (running_.empty() || running_.back().get() == &keep) return false;
+  if (running_.empty() || running_.back().get() == &keep || running_.back()->results_due > 0) return false;
   running_.back()->DropKv();
   const auto place = PlaceBeforeEquals(waiting_, running_.back()->request.sampling.priority);
   waiting_.splice(place, running_, std::prev(running_.end()));

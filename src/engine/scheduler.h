@@ -9,6 +9,10 @@
 //   4. where the step is small enough to be bound by reading the weights: guesses of the tokens to come.
 // Decoding never waits for a prompt: beside running sequences a step reads no more of the prompts than it has
 // rows that decode, or 16 where fewer do: twice the rows where 16 or more decode.
+//
+// Over a pipeline a step begins before others are computed: it holds what they do not. Sequences that decode
+// are then dealt out to as many steps as there are stages, 16 at least to each: fewer rows would read the
+// weights once more for hardly anything.
 #pragma once
 
 #include <cstdint>
@@ -41,13 +45,16 @@ class Scheduler {
     std::int64_t max_prefill_tokens = 0;  // of which prompts take, beside decoding ones; 0: chosen
     int max_batch_size = 64;     // sequences running at once, counting what admitted requests will grow to
     int speculative_tokens = 0;  // guesses a sequence and step, at most; 0: none
+    int stages = 1;              // of a pipeline
   };
 
   Scheduler(Limits limits, KvBlockPool& pool) : limits_(limits), pool_(pool) {}
 
   void Add(std::unique_ptr<Group> group);
 
-  // Rows for the next step, their KV blocks reserved. Empty when there is nothing to do.
+  // Rows for the next step, their KV blocks reserved. Empty when there is nothing to do, or not before steps
+  // under way are computed. The caller counts the rows as computed, and what they will yield in
+  // Group::results_due, before the next call.
   std::vector<WorkItem> Plan();
 
   // Removes groups for which `drop` holds, waiting or running; their blocks are free at once.
@@ -63,14 +70,19 @@ class Scheduler {
   std::vector<WorkItem> PlanOnce();
   // Prompt rows that a step takes beside `decoding` rows, where there is room for `room`.
   std::int64_t PrefillRows(std::int64_t decoding, std::int64_t room) const;
-  void PlanDecodes(std::vector<WorkItem>& items, std::int64_t& budget);
+  // Sequences whose next tokens are being computed.
+  std::int64_t rows_under_way() const;
+  // Rows that decode in a step, of all that could.
+  std::int64_t DecodeRows(std::int64_t under_way) const;
+  void PlanDecodes(std::vector<WorkItem>& items, std::int64_t& budget, std::int64_t limit);
   void PlanPrefill(Group& group, std::vector<WorkItem>& items, std::int64_t& budget);
   void Admit(std::vector<WorkItem>& items, std::int64_t& budget);
   bool ReserveDecode(Group& group);
   void PlanDrafts(std::vector<WorkItem>& items) const;
   // Takes over what the prefix index knows of the group's sequences; the blocks still needed to admit it.
   std::int64_t AdoptPrefixes(Group& group);
-  // Sends the last running group (least urgent, youngest) back to wait; false when `keep` is the only one.
+  // Sends the last running group (least urgent, youngest) back to wait; false when that is `keep`, or one of
+  // whom results are due.
   bool PreemptYoungest(const Group& keep);
 
   const Limits limits_;

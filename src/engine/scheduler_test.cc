@@ -3,6 +3,7 @@
 
 #include <gtest/gtest.h>
 
+#include <deque>
 #include <map>
 
 namespace bloomery {
@@ -50,6 +51,36 @@ class SchedulerTest : public testing::Test {
 
   using Rows = std::map<std::uint64_t, std::int64_t>;
 
+  // The next step's rows, under way until Finish.
+  Rows Begin(Scheduler& scheduler) {
+    Rows rows;
+    std::vector<WorkItem>& step = under_way_.emplace_back(scheduler.Plan());
+    for (const WorkItem& item : step) {
+      rows[item.group->id()] += item.rows;
+      item.sequence->computed += item.rows;
+      if (item.sequence->pending() == 0) ++item.group->results_due;
+    }
+    if (step.empty()) under_way_.pop_back();
+    return rows;
+  }
+
+  // The oldest step under way is computed.
+  void Finish() {
+    for (const WorkItem& item : under_way_.front()) {
+      if (item.sequence->pending() > 0) continue;
+      --item.group->results_due;
+      item.sequence->tokens.push_back(7);
+    }
+    under_way_.pop_front();
+  }
+
+  // Requests 1 to `count`, each with its prompt computed.
+  void StartDecoding(Scheduler& scheduler, std::uint64_t count) {
+    Add(scheduler, 1, count, 1);
+    Step(scheduler);
+  }
+
+  std::deque<std::vector<WorkItem>> under_way_;
   KvBlockPool pool_{kBlocks, [](std::int32_t /*from*/, std::int32_t /*to*/) {}};
 };
 
@@ -124,6 +155,69 @@ TEST_F(SchedulerTest, NoMoreSequencesRunThanAllowed) {
   EXPECT_EQ(Step(scheduler), (Rows{{1, 8}, {2, 8}}));
   scheduler.Remove([](Group& group) { return group.id() == 1; });
   EXPECT_EQ(Step(scheduler), (Rows{{2, 1}, {3, 8}}));
+}
+
+TEST_F(SchedulerTest, StagesHaveSequencesEach) {
+  Scheduler scheduler({.max_batch_tokens = 100, .stages = 2}, pool_);
+  StartDecoding(scheduler, 41);
+  EXPECT_EQ(Begin(scheduler).size(), 21U);
+  const Rows others = Begin(scheduler);
+  EXPECT_EQ(others.size(), 20U);
+  EXPECT_FALSE(others.contains(1));
+  EXPECT_TRUE(Begin(scheduler).empty());
+  Finish();
+  EXPECT_TRUE(Begin(scheduler).contains(1));
+}
+
+TEST_F(SchedulerTest, FewSequencesStayTogether) {
+  Scheduler scheduler({.max_batch_tokens = 100, .stages = 2}, pool_);
+  StartDecoding(scheduler, 31);
+  EXPECT_EQ(Begin(scheduler).size(), 31U);
+  EXPECT_TRUE(Begin(scheduler).empty());
+  Finish();
+  EXPECT_EQ(Begin(scheduler).size(), 31U);
+}
+
+TEST_F(SchedulerTest, AFewThatAreReadyWaitForThoseUnderWay) {
+  Scheduler scheduler({.max_batch_tokens = 100, .stages = 2}, pool_);
+  StartDecoding(scheduler, 3);
+  EXPECT_EQ(Begin(scheduler).size(), 3U);
+  Add(scheduler, 4, 4, 10);
+  EXPECT_EQ(Begin(scheduler), (Rows{{4, 10}})) << "a prompt need not wait";
+  Finish();
+  EXPECT_TRUE(Begin(scheduler).empty()) << "its first token is being computed";
+  Finish();
+  EXPECT_EQ(Begin(scheduler), (Rows{{1, 1}, {2, 1}, {3, 1}, {4, 1}}));
+}
+
+TEST_F(SchedulerTest, ALongPromptIsReadInPiecesBesideWhatIsUnderWay) {
+  Scheduler scheduler({.max_batch_tokens = 100, .stages = 3}, pool_);
+  StartDecoding(scheduler, 1);
+  Begin(scheduler);
+  Add(scheduler, 2, 2, 40);
+  EXPECT_EQ(Begin(scheduler), (Rows{{2, 16}}));
+  EXPECT_EQ(Begin(scheduler), (Rows{{2, 16}}));
+  Finish();
+  EXPECT_EQ(Begin(scheduler), (Rows{{1, 1}, {2, 8}}));
+}
+
+TEST_F(SchedulerTest, BlocksOfWhatIsUnderWayAreNotTakenAway) {
+  Scheduler scheduler({.max_batch_tokens = 2048, .stages = 2}, pool_);
+  const auto half = static_cast<std::int32_t>(kBlocks / 2 * kKvBlockTokens);
+  Add(scheduler, 1, 2, half - kKvBlockTokens);
+  for (int row = 0; row < kKvBlockTokens; ++row) {
+    EXPECT_EQ(Begin(scheduler).size(), 2U);
+    Finish();
+  }
+  EXPECT_EQ(Begin(scheduler).size(), 2U) << "the last rows of all blocks";
+  under_way_.push_back({under_way_.front().back()});
+  under_way_.front().pop_back();
+  Finish();  // request 1 alone
+  EXPECT_TRUE(Begin(scheduler).empty()) << "no block is left, and request 2 is under way";
+  EXPECT_EQ(scheduler.preemptions(), 0);
+  Finish();
+  EXPECT_EQ(Begin(scheduler), (Rows{{1, 1}}));
+  EXPECT_EQ(scheduler.preemptions(), 1);
 }
 
 TEST_F(SchedulerTest, TheYoungestGivesItsBlocksToTheOldest) {

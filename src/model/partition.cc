@@ -66,7 +66,7 @@ Result<Part> CutModel(const ModelSpec& spec, Grid grid, int rank, int pieces) {
   Part part;
   part.grid = grid;
   part.tensor_rank = rank % grid.tensor_ranks;
-  part.stage = rank / grid.tensor_ranks;
+  part.stage = grid.stages - 1 - rank / grid.tensor_ranks;
   part.layers = LayersOfStage(spec, part.stage, grid.stages);
   const auto share = [&part](std::int64_t total, bool cut) {
     const std::int64_t size = cut ? total / part.grid.tensor_ranks : total;

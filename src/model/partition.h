@@ -7,7 +7,11 @@
 // every rank. Pipeline parallelism: a stage holds consecutive layers, the first also the embedding, the last
 // also the head.
 //
-//   rank = stage · tensor_ranks + tensor_rank
+//   rank = (stages − 1 − stage) · tensor_ranks + tensor_rank
+//
+// The last stage comes first, because rank 0 schedules: it says what a step computes and gets its logits, so
+// that logits never travel, and what it says reaches the first stage while the last still works on the step
+// before.
 #pragma once
 
 #include <cstdint>

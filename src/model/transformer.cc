@@ -41,7 +41,7 @@ Status Transformer::AllocateWorkspace() {
   RETURN_IF_ERROR(floats(rows, (spec_.gated_ffn ? 2 : 1) * part().ffn.size, ffn_));
   if (spec_.gated_ffn) RETURN_IF_ERROR(floats(rows, part().ffn.size, gated_));
   if (part().last_stage()) RETURN_IF_ERROR(floats(logit_rows, spec_.hidden_size, last_));
-  if (part().leads_sums()) RETURN_IF_ERROR(floats(logit_rows, spec_.vocab_size, logits_));
+  if (gets_logits()) RETURN_IF_ERROR(floats(logit_rows, spec_.vocab_size, logits_));
   if (vocabulary_cut() && part().last_stage()) {
     RETURN_IF_ERROR(floats(logit_rows, part().vocab_share, share_));
     if (part().leads_sums())
@@ -105,7 +105,7 @@ Status Transformer::ForwardRows(std::span<const std::int32_t> tokens, std::span<
     RETURN_IF_ERROR(
         Embed(tokens.subspan(static_cast<std::size_t>(first), static_cast<std::size_t>(rows)), local, x));
   } else {
-    RETURN_IF_ERROR(peers_.pipeline->Receive(activations, part().stage - 1));
+    RETURN_IF_ERROR(peers_.pipeline->Receive(activations, pipeline_rank(part().stage - 1)));
   }
   if (spec_.positions == PositionKind::kRotary) {
     FillPositions(local, 0);
@@ -123,7 +123,7 @@ Status Transformer::ForwardRows(std::span<const std::int32_t> tokens, std::span<
     RETURN_IF_ERROR(FfnBlock(layer, *linears, x, rows));
     if (streams) weights_.stream->Release();
   }
-  return part().last_stage() ? Status() : peers_.pipeline->Send(activations, part().stage + 1);
+  return part().last_stage() ? Status() : peers_.pipeline->Send(activations, pipeline_rank(part().stage + 1));
 }
 
 Status Transformer::Embed(std::span<const std::int32_t> tokens, std::span<const SequenceSlice> slices,
@@ -240,39 +240,22 @@ Status Transformer::Sum(const LinearWeights& weights, bool cut, const float* inp
 
 Result<std::span<float>> Transformer::Logits(std::span<const std::int32_t> rows) {
   assert(static_cast<std::int64_t>(rows.size()) <= limits_.max_logit_rows);
-  if (part().last_stage() && (vocabulary_cut() || part().leads_sums())) {
-    Head(rows);
-    if (vocabulary_cut()) RETURN_IF_ERROR(GatherLogits(std::ssize(rows)));
-  }
-  if (!part().leads_sums()) return std::span<float>();
-  const std::span logits(logits_.as<float>(), rows.size() * static_cast<std::size_t>(spec_.vocab_size));
-  RETURN_IF_ERROR(ToFirstStage(logits));
-  return part().first_stage() ? logits : std::span<float>();
+  if (!has_head()) return std::span<float>();
+  Head(rows);
+  if (vocabulary_cut()) RETURN_IF_ERROR(GatherLogits(std::ssize(rows)));
+  if (!gets_logits()) return std::span<float>();
+  return std::span(logits_.as<float>(), rows.size() * static_cast<std::size_t>(spec_.vocab_size));
 }
 
 Result<std::span<const std::int32_t>> Transformer::Best(std::span<const std::int32_t> rows) {
   assert(static_cast<std::int64_t>(rows.size()) <= limits_.max_logit_rows);
+  if (!has_head()) return std::span<const std::int32_t>();
+  const std::span<const float> logits = Head(rows);
+  const std::int64_t stride = std::ssize(logits) / std::ssize(rows);
   best_.resize(rows.size());
-  if (part().last_stage() && (vocabulary_cut() || part().leads_sums())) {
-    const std::span<const float> logits = Head(rows);
-    const std::int64_t stride = std::ssize(logits) / std::ssize(rows);
-    device_.ArgmaxRows(logits.data(), stride, vocabulary_cut() ? part().vocab.size : spec_.vocab_size, best_);
-    if (vocabulary_cut()) RETURN_IF_ERROR(GatherBest(std::ssize(rows)));
-  }
-  if (!part().leads_sums()) return std::span<const std::int32_t>();
-  if (peers_.pipeline != nullptr) {
-    // Numbers of tokens are far below 2^24: floats hold them.
-    candidates_.assign(best_.begin(), best_.end());
-    RETURN_IF_ERROR(ToFirstStage(candidates_));
-    std::copy(candidates_.begin(), candidates_.end(), best_.begin());
-  }
-  return part().first_stage() ? std::span<const std::int32_t>(best_) : std::span<const std::int32_t>();
-}
-
-Status Transformer::ToFirstStage(std::span<float> data) {
-  if (peers_.pipeline == nullptr) return {};
-  if (part().last_stage()) return peers_.pipeline->Send(data, 0);
-  return part().first_stage() ? peers_.pipeline->Receive(data, part().grid.stages - 1) : Status();
+  device_.ArgmaxRows(logits.data(), stride, vocabulary_cut() ? part().vocab.size : spec_.vocab_size, best_);
+  if (vocabulary_cut()) RETURN_IF_ERROR(GatherBest(std::ssize(rows)));
+  return gets_logits() ? std::span<const std::int32_t>(best_) : std::span<const std::int32_t>();
 }
 
 std::span<float> Transformer::Head(std::span<const std::int32_t> rows) {

@@ -4,7 +4,8 @@
 //   Forward:  token ids ─▶ embed (+ positions) ─▶ layers ─▶ hidden states, kept until the next Forward
 //   Logits:   chosen rows of them ─▶ final norm ─▶ head
 //
-// Where the weights are a part of a model, all its ranks make the same calls, and rank 0 gets the logits.
+// Where the weights are a part of a model, all its ranks make the same calls, and rank 0 gets the logits. A
+// stage of a pipeline runs ahead of the next by as many calls as their messages have room for.
 #pragma once
 
 #include <cstdint>
@@ -22,7 +23,7 @@ namespace bloomery {
 // The other ranks of a model that is cut over several.
 struct Peers {
   Communicator* tensor = nullptr;    // of this stage, by tensor rank; null where there is one
-  Communicator* pipeline = nullptr;  // of this tensor rank, by stage; null where there is one
+  Communicator* pipeline = nullptr;  // of this tensor rank, the last stage first; null where there is one
 };
 
 // Used by one thread at a time.
@@ -71,6 +72,10 @@ class Transformer {
   bool attention_cut() const { return part().heads.size < spec_.heads; }
   bool ffn_cut() const { return part().ffn.size < spec_.ffn_size; }
   bool vocabulary_cut() const { return part().vocab_share < spec_.vocab_size; }
+  // Takes part in computing logits.
+  bool has_head() const { return part().last_stage() && (vocabulary_cut() || part().leads_sums()); }
+  bool gets_logits() const { return part().last_stage() && part().leads_sums(); }
+  int pipeline_rank(int stage) const { return part().grid.stages - 1 - stage; }
 
   Status AllocateWorkspace();
   // Rows `slices` of the step, through this rank's stage.
@@ -93,8 +98,6 @@ class Transformer {
   // Every tensor rank's, put together on tensor rank 0.
   Status GatherLogits(std::int64_t rows);
   Status GatherBest(std::int64_t rows);
-  // From tensor rank 0 of the last stage to rank 0.
-  Status ToFirstStage(std::span<float> data);
   void Norm(const NormWeights& norm, const float* x, std::int64_t rows, float* y);
   void Linear(const LinearWeights& weights, const float* x, float* y, std::int64_t rows,
               Activation activation = Activation::kNone, const float* residual = nullptr,
