@@ -5,6 +5,7 @@
 #include <unistd.h>
 
 #include <algorithm>
+#include <atomic>
 #include <charconv>
 #include <filesystem>
 #include <fstream>
@@ -87,6 +88,9 @@ int CgroupCpuQuota() {
   return std::max(1, static_cast<int>((quota + period - 1) / period));
 }
 
+// Processes that share this one's quota: set by BindToShareOfCores.
+std::atomic<int> g_shares_of_quota = 1;
+
 }  // namespace
 
 std::uint64_t AvailableMemoryBytes() {
@@ -99,12 +103,13 @@ int UsableCores() {
   cpu_set_t mask;
   CPU_ZERO(&mask);
   const int affinity = sched_getaffinity(0, sizeof(mask), &mask) == 0 ? CPU_COUNT(&mask) : 1;
-  return std::max(1, std::min(affinity, CgroupCpuQuota()));
+  return std::max(1, std::min(affinity, CgroupCpuQuota() / g_shares_of_quota));
 }
 
 int MachineCores() { return static_cast<int>(std::max(1L, ::sysconf(_SC_NPROCESSORS_ONLN))); }
 
 void BindToShareOfCores(int share, int shares) {
+  g_shares_of_quota = shares;
   hwloc_topology_t topology = nullptr;
   if (hwloc_topology_init(&topology) != 0) return;
   hwloc_cpuset_t allowed = hwloc_bitmap_alloc();

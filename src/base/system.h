@@ -22,7 +22,8 @@ int MachineCores();
 
 // Binds this process, and threads that it starts from now on, to one of `shares` equal runs of its cores in
 // the order of the machine's topology (hwloc): cores of one NUMA node stay together, and memory touched first
-// by them lies there. Where there are fewer cores than shares, several shares are the same core.
+// by them lies there. Where there are fewer cores than shares, several shares are the same core. A CPU quota
+// counts as shared equally from then on.
 void BindToShareOfCores(int share, int shares);
 
 }  // namespace bloomery

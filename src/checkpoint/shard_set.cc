@@ -33,7 +33,8 @@ std::uint64_t BytesOf(const ShardTensor& tensor) {
   return static_cast<std::uint64_t>(ElementCount(tensor.shape)) * SizeOf(tensor.dtype);
 }
 
-std::string Checksum(std::span<const std::byte> bytes, std::uint64_t zeros) {
+// Of the bytes and zeros behind them.
+std::string PaddedChecksum(std::span<const std::byte> bytes, std::uint64_t zeros) {
   XXH3_state_t* state = XXH3_createState();
   XXH3_64bits_reset(state);
   XXH3_64bits_update(state, bytes.data(), bytes.size());
@@ -113,6 +114,8 @@ Result<ShardManifest> ParseManifest(const json::value& parsed) {
 }
 
 }  // namespace
+
+std::string ShardChecksum(std::span<const std::byte> bytes) { return PaddedChecksum(bytes, 0); }
 
 std::uint64_t PaddedShardBytes(std::uint64_t bytes) { return RoundUp(bytes, kPage); }
 
@@ -203,7 +206,7 @@ Status ShardWriter::Write(const std::string& file, const std::string& tensor,
     return Fail(ErrorCode::kInternal, "{}: no room for {} bytes of {}", file, bytes.size(), tensor);
   Place& place = found->second;
   RETURN_IF_ERROR(WriteAt(files_[place.file].get(), PathOf(place.file), bytes, place.offset));
-  place.checksum = Checksum(bytes, place.bytes - bytes.size());
+  place.checksum = PaddedChecksum(bytes, place.bytes - bytes.size());
   written_bytes_ += place.bytes;
   const std::string line = fmt::format("{}\t{}\t{}\n", file, tensor, place.checksum);
   return WriteAt(journal_.get(), directory_ / kJournalName, AsBytes(line), 0);
@@ -232,7 +235,7 @@ Status ShardWriter::Verify(const ShardProgress& progress) const {
   for (const auto& [name, place] : places_) {
     if (progress && !progress(static_cast<double>(done) / static_cast<double>(total_bytes_), "verifying"))
       return Fail(ErrorCode::kCancelled, "interrupted; the same command goes on from here");
-    if (Checksum(maps[place.file]->bytes().subspan(place.offset, place.bytes), 0) != place.checksum) {
+    if (ShardChecksum(maps[place.file]->bytes().subspan(place.offset, place.bytes)) != place.checksum) {
       return Fail(ErrorCode::kCorrupt, "{}: {} is not what was written; remove {} and start again",
                   PathOf(place.file).string(), name.second, directory_.string());
     }

@@ -47,6 +47,9 @@ struct ShardManifest {
   std::vector<ShardFile> files;
 };
 
+// XXH3's 64 bits as 16 hexadecimal digits: what a set's tensors are checked with.
+std::string ShardChecksum(std::span<const std::byte> bytes);
+
 // Bytes of a packed tensor that holds `bytes`: whole pages, so that what follows begins on one.
 std::uint64_t PaddedShardBytes(std::uint64_t bytes);
 

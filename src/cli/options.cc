@@ -226,7 +226,7 @@ Result<std::filesystem::path> DemoModel() {
 }
 
 LoadProgress TerminalProgress(std::string_view doing) {
-  if (::isatty(STDERR_FILENO) == 0) return nullptr;
+  if (::isatty(STDERR_FILENO) == 0 && std::getenv(kTerminalVariable) == nullptr) return nullptr;
   return [doing = std::string(doing)](double fraction, std::string_view what) {
     if (fraction >= 1) {
       fmt::print(stderr, "\r\x1b[K");

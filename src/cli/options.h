@@ -58,6 +58,9 @@ Result<std::uint64_t> ParseBytes(std::string_view text);
 // The demo model's directory: $BLOOMERY_DEMO_MODEL, or demo/model beside or above the program.
 Result<std::filesystem::path> DemoModel();
 
+// Set for ranks whose standard error mpirun passes on to a terminal.
+inline constexpr const char* kTerminalVariable = "BLOOMERY_TERMINAL";
+
 // A progress line on standard error, redrawn in place on a terminal, silent elsewhere.
 LoadProgress TerminalProgress(std::string_view doing = "loading");
 

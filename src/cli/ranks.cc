@@ -69,6 +69,9 @@ Status StartRanks(const ModelFlags& flags) {
   RETURN_IF_ERROR(CheckGrid(flags, options));
   ASSIGN_OR_RETURN(const std::vector<std::string> command, MpirunCommand(flags, OwnCommand()));
   AllowMpirunAsRoot();
+  if (::isatty(STDERR_FILENO) == 1) ::setenv(kTerminalVariable, "1", 0);
+  // Ctrl-C ends ranks at once: there is nothing that they could still do.
+  ::setenv("OMPI_MCA_odls_base_sigkill_timeout", "0", 0);
   std::vector<char*> argv;
   for (const std::string& argument : command) argv.push_back(const_cast<char*>(argument.c_str()));
   argv.push_back(nullptr);

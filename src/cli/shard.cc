@@ -37,6 +37,30 @@ Status CopySmallFiles(const fs::path& from, const fs::path& policy, const fs::pa
   return policy.empty() ? Status() : copy(policy, to / "architecture.json");
 }
 
+// What differs where another model, another version of it, or another description was sharded: of every
+// tensor its name, type, shape and a few bytes in the middle, and of the description all.
+Result<std::string> Fingerprint(const Checkpoint& checkpoint, const LoadOptions& options) {
+  constexpr std::size_t kSample = 64;
+  std::string text;
+  for (const std::string& name : checkpoint.names()) {
+    const TensorView& view = *checkpoint.Find(name);
+    const std::span<const std::byte> bytes = view.pieces ? view.pieces->front().bytes : view.bytes;
+    const auto sample =
+        bytes.subspan(bytes.size() / 2).first(std::min(kSample, bytes.size() - bytes.size() / 2));
+    text += fmt::format("{} {} {} ", name, DTypeName(view.dtype), ShapeString(view.shape));
+    text.append(reinterpret_cast<const char*>(sample.data()), sample.size());
+  }
+  const fs::path own = options.directory / "architecture.json";
+  std::error_code ignored;
+  for (const fs::path& file :
+       {options.directory / "config.json", options.policy.empty() ? own : options.policy}) {
+    if (!fs::exists(file, ignored)) continue;
+    ASSIGN_OR_RETURN(const std::string contents, ReadFileToString(file));
+    text += contents;
+  }
+  return ShardChecksum(std::as_bytes(std::span(text)));
+}
+
 // Called before each layer: what was read of the checkpoint for the one before is not needed again.
 ShardProgress Progress(std::shared_ptr<const Checkpoint> checkpoint) {
   const LoadProgress line = TerminalProgress("sharding");
@@ -75,8 +99,9 @@ Status Shard(const ShardFlags& flags) {
   } else {
     ASSIGN_OR_RETURN(checkpoint, Checkpoint::Open(options.directory));
     source = [&](const Part& part) { return MakeCheckpointSource(spec, part, *checkpoint, dtype, *device); };
-    name = fmt::format("{}, {} tensors, {} bytes", options.name, checkpoint->names().size(),
-                       checkpoint->total_bytes());
+    ASSIGN_OR_RETURN(const std::string fingerprint, Fingerprint(*checkpoint, options));
+    name = fmt::format("{}, {} tensors, {} bytes, {}", options.name, checkpoint->names().size(),
+                       checkpoint->total_bytes(), fingerprint);
   }
   // The directory is a set once its manifest is there: what goes with it comes before.
   std::error_code error;
