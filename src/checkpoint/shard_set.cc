@@ -10,9 +10,12 @@
 #include <cerrno>
 #include <cstring>
 #include <fstream>
+#include <mutex>
+#include <optional>
 #include <thread>
 
 #include "base/json.h"
+#include "base/mapped_file.h"
 #include "checkpoint/safetensors.h"
 
 namespace bloomery {
@@ -108,7 +111,15 @@ Result<ShardManifest> ParseManifest(const json::value& parsed) {
     if (!name || name->empty() || name->find('/') != std::string::npos || !rank ||
         *rank < ShardFile::kEvery || *rank >= *ranks)
       return corrupt("a file's name or tensor_rank is wrong");
-    manifest.files.push_back({*name, static_cast<int>(*rank), {}});
+    ShardFile& file = manifest.files.emplace_back();
+    file.name = *name;
+    file.tensor_rank = static_cast<int>(*rank);
+    if (const json::value* checksums = entry.get_object().if_contains("xxh3");
+        checksums && checksums->is_object()) {
+      for (const auto& [tensor, checksum] : checksums->get_object()) {
+        if (checksum.is_string()) file.checksums[tensor] = checksum.get_string();
+      }
+    }
   }
   return manifest;
 }
@@ -284,8 +295,24 @@ Result<ShardManifest> ShardSet::ReadManifest(const fs::path& directory) {
   return WithContext(std::move(error), path);
 }
 
+namespace {
+
+// The header of a safetensors file, whose first 8 bytes tell its length.
+Status FetchHeader(const FetchedFile& file) {
+  const std::span<const std::byte> bytes = *file.mapped();
+  std::uint64_t length = 0;
+  if (bytes.size() < sizeof(length)) return {};  // parsing says what is wrong
+  RETURN_IF_ERROR(file.Fetch(bytes.first(sizeof(length))));
+  std::memcpy(&length, bytes.data(), sizeof(length));
+  if (length > bytes.size() - sizeof(length)) return {};
+  return file.Fetch(bytes.subspan(sizeof(length), length));
+}
+
+}  // namespace
+
 Result<std::shared_ptr<const ShardSet>> ShardSet::Open(const fs::path& directory,
-                                                       std::span<const int> tensor_ranks) {
+                                                       std::span<const int> tensor_ranks,
+                                                       const OpenShardFile& open) {
   std::shared_ptr<ShardSet> set(new ShardSet());
   set->directory_ = directory.string();
   ASSIGN_OR_RETURN(set->manifest_, ReadManifest(directory));
@@ -293,14 +320,42 @@ Result<std::shared_ptr<const ShardSet>> ShardSet::Open(const fs::path& directory
     if (file.tensor_rank != ShardFile::kEvery &&
         std::find(tensor_ranks.begin(), tensor_ranks.end(), file.tensor_rank) == tensor_ranks.end())
       continue;
-    ASSIGN_OR_RETURN(auto map, MappedFile::Open(directory / file.name));
-    ASSIGN_OR_RETURN(const TensorMap tensors, ParseSafetensors(*map));
-    for (const auto& [name, view] : tensors)
-      set->tensors_.emplace(std::pair(file.tensor_rank, name), Entry{view, set->files_.size()});
-    set->files_.push_back(std::move(map));
     set->paths_.push_back(directory / file.name);
+    if (open) {
+      ASSIGN_OR_RETURN(auto source, open(file.name));
+      ASSIGN_OR_RETURN(auto fetched, FetchedFile::Make(std::move(source)));
+      RETURN_IF_ERROR(FetchHeader(*fetched));
+      RETURN_IF_ERROR(set->AddFile(file, fetched));
+      RETURN_IF_ERROR(set->FetchSmall(file, *fetched));
+      set->fetched_.push_back(std::move(fetched));
+    } else {
+      ASSIGN_OR_RETURN(auto map, MappedFile::Open(directory / file.name));
+      RETURN_IF_ERROR(set->AddFile(file, std::move(map)));
+    }
   }
   return set;
+}
+
+Status ShardSet::AddFile(const ShardFile& file, std::shared_ptr<const ByteSource> source) {
+  ASSIGN_OR_RETURN(const TensorMap tensors, ParseSafetensors(*source));
+  for (const auto& [name, view] : tensors) {
+    const auto checksum = file.checksums.find(name);
+    tensors_.emplace(ShardTensorKey(file.tensor_rank, name),
+                     Entry{view, files_.size(), checksum == file.checksums.end() ? "" : checksum->second});
+  }
+  files_.push_back(std::move(source));
+  return {};
+}
+
+// All that is not packed: norms and positions, which loading copies.
+Status ShardSet::FetchSmall(const ShardFile& file, const FetchedFile& fetched) {
+  std::vector<ShardTensorKey> keys;
+  for (const auto& [key, entry] : tensors_) {
+    if (entry.file + 1 != files_.size() || entry.view.dtype == DType::kU8) continue;
+    RETURN_IF_ERROR(fetched.Fetch(entry.view.bytes));
+    keys.emplace_back(file.tensor_rank, key.second);
+  }
+  return VerifyFetched(keys, 1);
 }
 
 Result<TensorView> ShardSet::Find(int tensor_rank, const std::string& name) const {
@@ -314,47 +369,87 @@ Result<TensorView> ShardSet::Find(int tensor_rank, const std::string& name) cons
 
 FileRange ShardSet::RangeOf(int tensor_rank, const std::string& name) const {
   const Entry& entry = tensors_.at({tensor_rank, name});
-  const auto offset = entry.view.bytes.data() - files_[entry.file]->bytes().data();
+  const auto offset = entry.view.bytes.data() - files_[entry.file]->mapped()->data();
   return {entry.file, static_cast<std::uint64_t>(offset), entry.view.bytes.size()};
 }
 
-Status ShardSet::Populate(std::span<const std::span<const std::byte>> tensors, int threads,
-                          const ShardProgress& progress) {
-  std::vector<std::span<const std::byte>> pieces;
-  std::uint64_t total = 0;
-  for (std::span<const std::byte> rest : tensors) {
-    total += rest.size();
-    for (; !rest.empty(); rest = rest.subspan(std::min<std::size_t>(kPieceBytes, rest.size())))
-      pieces.push_back(rest.first(std::min<std::size_t>(kPieceBytes, rest.size())));
-  }
+namespace {
+
+// Requests in flight: each waits for the network most of its time.
+constexpr int kFetchThreads = 16;
+
+// Runs `work` for every index below `count` on `threads` threads, until one fails; `report` on the first.
+Status InParallel(std::size_t count, int threads, const std::function<Status(std::size_t)>& work,
+                  const std::function<bool()>& report) {
   std::atomic<std::size_t> next{0};
-  std::atomic<std::uint64_t> done{0};
-  std::atomic<bool> stop{false};
-  std::atomic<int> failed{0};
-  const auto work = [&](bool reports) {
-    for (std::size_t i = 0; (i = next.fetch_add(1)) < pieces.size() && !stop;) {
-      const auto begin = reinterpret_cast<std::uintptr_t>(pieces[i].data()) / kPage * kPage;
-      const auto end = reinterpret_cast<std::uintptr_t>(pieces[i].data()) + pieces[i].size();
-      if (::madvise(reinterpret_cast<void*>(begin), end - begin, MADV_POPULATE_READ) != 0) {
-        failed = errno;
-        stop = true;
-      }
-      done += pieces[i].size();
-      if (reports && progress &&
-          !progress(static_cast<double>(done) / static_cast<double>(total), "reading shards"))
-        stop = true;
+  std::mutex mutex;
+  std::optional<Error> failed;
+  const auto stop = [&](Error error) {
+    const std::scoped_lock lock(mutex);
+    if (!failed) failed = std::move(error);
+    next = count;
+  };
+  const auto run = [&](bool reports) {
+    for (std::size_t i = 0; (i = next.fetch_add(1)) < count;) {
+      if (Status done = work(i); !done) stop(std::move(done).error());
+      if (reports && !report()) stop({ErrorCode::kCancelled, "interrupted"});
     }
   };
   {
     std::vector<std::jthread> workers;
-    for (int thread = 1; thread < threads; ++thread) workers.emplace_back([&work] { work(false); });
-    work(true);
+    for (int thread = 1; thread < threads; ++thread) workers.emplace_back([&run] { run(false); });
+    run(true);
   }
-  if (failed == EFAULT || failed == EHWPOISON || failed == EIO)
-    return Fail(ErrorCode::kCorrupt, "a shard file cannot be read to its end: {}", std::strerror(failed));
-  // EINVAL: a kernel before 5.14; pages then come with the first step.
-  if (stop && failed == 0) return Fail(ErrorCode::kCancelled, "interrupted");
-  return {};
+  return failed ? Status(std::unexpected(*failed)) : Status();
+}
+
+// Of a mapped file. One that was cut short meanwhile shows here, and not by a signal in the first step.
+Status ReadPages(std::span<const std::byte> piece) {
+  const auto begin = reinterpret_cast<std::uintptr_t>(piece.data()) / kPage * kPage;
+  const auto end = reinterpret_cast<std::uintptr_t>(piece.data()) + piece.size();
+  if (::madvise(reinterpret_cast<void*>(begin), end - begin, MADV_POPULATE_READ) == 0) return {};
+  if (errno == EFAULT || errno == EHWPOISON || errno == EIO)
+    return Fail(ErrorCode::kCorrupt, "a shard file cannot be read to its end: {}", std::strerror(errno));
+  return {};  // EINVAL: a kernel before 5.14; pages then come with the first step
+}
+
+}  // namespace
+
+Status ShardSet::Populate(std::span<const ShardTensorKey> tensors, int threads,
+                          const ShardProgress& progress) const {
+  std::vector<std::pair<std::size_t, std::span<const std::byte>>> pieces;  // by file
+  std::uint64_t total = 0;
+  for (const ShardTensorKey& key : tensors) {
+    const Entry& entry = tensors_.at(key);
+    std::span<const std::byte> rest = entry.view.bytes;
+    total += rest.size();
+    for (; !rest.empty(); rest = rest.subspan(std::min<std::size_t>(kPieceBytes, rest.size())))
+      pieces.emplace_back(entry.file, rest.first(std::min<std::size_t>(kPieceBytes, rest.size())));
+  }
+  std::atomic<std::uint64_t> done{0};
+  const auto bring = [&](std::size_t i) -> Status {
+    const auto& [file, piece] = pieces[i];
+    RETURN_IF_ERROR(is_fetched() ? fetched_[file]->Fetch(piece) : ReadPages(piece));
+    done += piece.size();
+    return {};
+  };
+  const auto report = [&] {
+    return !progress || progress(static_cast<double>(done) / static_cast<double>(total),
+                                 is_fetched() ? "fetching shards" : "reading shards");
+  };
+  if (!is_fetched()) return InParallel(pieces.size(), threads, bring, report);
+  RETURN_IF_ERROR(InParallel(pieces.size(), std::max(threads, kFetchThreads), bring, report));
+  return VerifyFetched(tensors, threads);
+}
+
+Status ShardSet::VerifyFetched(std::span<const ShardTensorKey> tensors, int threads) const {
+  const auto verify = [&](std::size_t i) -> Status {
+    const Entry& entry = tensors_.at(tensors[i]);
+    if (ShardChecksum(entry.view.bytes) == entry.checksum) return {};
+    return Fail(ErrorCode::kCorrupt, "{}: {} is not what was written", files_[entry.file]->name(),
+                tensors[i].second);
+  };
+  return InParallel(tensors.size(), threads, verify, [] { return true; });
 }
 
 }  // namespace bloomery

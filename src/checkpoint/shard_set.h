@@ -14,10 +14,11 @@
 #include <string_view>
 #include <vector>
 
-#include "base/mapped_file.h"
+#include "base/byte_source.h"
 #include "base/read_ahead.h"
 #include "base/result.h"
 #include "base/unique_fd.h"
+#include "checkpoint/fetched_file.h"
 #include "checkpoint/tensor_map.h"
 
 namespace bloomery {
@@ -36,7 +37,11 @@ struct ShardFile {
   std::string name;
   int tensor_rank = kEvery;
   std::vector<ShardTensor> tensors;
+  std::map<std::string, std::string> checksums{};  // by tensor; of a set that was read
 };
+
+// Opens a file of a set by its name, where the set is in no directory.
+using OpenShardFile = std::function<Result<std::shared_ptr<const ByteSource>>(const std::string& name)>;
 
 struct ShardManifest {
   std::string layout;  // Device::PackedLayout
@@ -99,6 +104,9 @@ class ShardWriter {
   std::uint64_t written_bytes_ = 0;
 };
 
+// A tensor of a set: the tensor rank whose file it is in (kEvery), and its name.
+using ShardTensorKey = std::pair<int, std::string>;
+
 // A finished set. Immutable and thread safe; views stay valid as long as the set.
 class ShardSet {
  public:
@@ -107,8 +115,11 @@ class ShardSet {
 
   // Maps the files of these tensor ranks and those that every rank reads. kCorrupt names the file and the
   // reason: of another size than was written, not what the manifest says.
+  // With `open`, the directory holds the manifest alone, and files come from there into memory: at once what
+  // is small, and with Populate what it is given; bytes of other tensors are zeros.
   static Result<std::shared_ptr<const ShardSet>> Open(const std::filesystem::path& directory,
-                                                      std::span<const int> tensor_ranks);
+                                                      std::span<const int> tensor_ranks,
+                                                      const OpenShardFile& open = nullptr);
   // The manifest alone; files' tensors are not filled in.
   static Result<ShardManifest> ReadManifest(const std::filesystem::path& directory);
 
@@ -119,24 +130,31 @@ class ShardSet {
   // Where a tensor that Find knows lies in its file, of paths().
   FileRange RangeOf(int tensor_rank, const std::string& name) const;
   const std::vector<std::filesystem::path>& paths() const { return paths_; }
+  // Its files are elsewhere, and not at paths().
+  bool is_fetched() const { return !fetched_.empty(); }
 
-  // Brings the bytes of these tensors into memory with several threads, in the order given: from then on no
-  // step waits for the disk. kCorrupt where a file has been cut short meanwhile.
-  static Status Populate(std::span<const std::span<const std::byte>> tensors, int threads,
-                         const ShardProgress& progress);
+  // Brings the bytes of these tensors, which Find knows, into memory with several threads, in the order
+  // given: from then on no step waits for the disk. kCorrupt where a file has been cut short meanwhile, or
+  // what was fetched is not what was written.
+  Status Populate(std::span<const ShardTensorKey> tensors, int threads, const ShardProgress& progress) const;
 
  private:
   ShardSet() = default;
+  Status AddFile(const ShardFile& file, std::shared_ptr<const ByteSource> source);
+  Status FetchSmall(const ShardFile& file, const FetchedFile& fetched);
+  Status VerifyFetched(std::span<const ShardTensorKey> tensors, int threads) const;
 
   std::string directory_;
   ShardManifest manifest_;
   std::vector<std::filesystem::path> paths_;
-  std::vector<std::shared_ptr<const MappedFile>> files_;  // by path
+  std::vector<std::shared_ptr<const ByteSource>> files_;     // by path, in memory all of them
+  std::vector<std::shared_ptr<const FetchedFile>> fetched_;  // the same, where they are elsewhere
   struct Entry {
     TensorView view;
     std::size_t file = 0;
+    std::string checksum;
   };
-  std::map<std::pair<int, std::string>, Entry> tensors_;
+  std::map<ShardTensorKey, Entry> tensors_;
 };
 
 }  // namespace bloomery

@@ -3,7 +3,10 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <fstream>
+
+#include "base/mapped_file.h"
 
 namespace bloomery {
 namespace {
@@ -83,8 +86,55 @@ TEST_F(ShardSetTest, GivesBackWhatWasWrittenOnPages) {
   const auto other = set->Find(0, "a");
   ASSERT_FALSE(other) << "rank 0's file was not asked for";
   EXPECT_EQ(other.error().code, ErrorCode::kCorrupt);
-  const std::span<const std::byte> all[] = {a.bytes};
-  EXPECT_TRUE(ShardSet::Populate(all, 2, nullptr));
+  const ShardTensorKey all[] = {{1, "a"}};
+  EXPECT_TRUE(set->Populate(all, 2, nullptr));
+}
+
+// A file that is nowhere in memory until it is read, and perhaps damaged on the way.
+class FarFile final : public ByteSource {
+ public:
+  FarFile(std::shared_ptr<const MappedFile> file, std::uint64_t damaged)
+      : file_(std::move(file)), damaged_(damaged) {}
+
+  std::string_view name() const override { return file_->name(); }
+  std::uint64_t size_bytes() const override { return file_->size_bytes(); }
+  Status ReadAt(std::uint64_t offset, std::span<std::byte> out) const override {
+    RETURN_IF_ERROR(file_->ReadAt(offset, out));
+    if (damaged_ >= offset && damaged_ - offset < out.size()) out[damaged_ - offset] ^= std::byte{1};
+    return {};
+  }
+
+ private:
+  const std::shared_ptr<const MappedFile> file_;
+  const std::uint64_t damaged_;
+};
+
+TEST_F(ShardSetTest, IsFetchedFromElsewhere) {
+  MakeSet();
+  std::uint64_t damaged = ~std::uint64_t{0};
+  const OpenShardFile open = [&](const std::string& name) -> Result<std::shared_ptr<const ByteSource>> {
+    ASSIGN_OR_RETURN(auto file, MappedFile::Open(folder_ / name));
+    return std::make_shared<FarFile>(std::move(file), damaged);
+  };
+  const int one[] = {1};
+  const auto mapped = ShardSet::Open(folder_, one).value();
+  const auto fetched = ShardSet::Open(folder_, one, open).value();
+  const auto same = [&](int rank, const std::string& name) {
+    return std::ranges::equal(fetched->Find(rank, name).value().bytes,
+                              mapped->Find(rank, name).value().bytes);
+  };
+  EXPECT_TRUE(same(ShardFile::kEvery, "table")) << "what is small is there at once";
+  EXPECT_FALSE(same(1, "a"));
+  const ShardTensorKey a[] = {{1, "a"}};
+  EXPECT_TRUE(fetched->Populate(a, 2, nullptr));
+  EXPECT_TRUE(same(1, "a"));
+  EXPECT_FALSE(same(1, "b")) << "nobody has asked for it";
+  damaged = mapped->RangeOf(1, "a").offset + 100;
+  const auto wrong = ShardSet::Open(folder_, one, open).value();
+  const Status found = wrong->Populate(a, 2, nullptr);
+  ASSERT_FALSE(found);
+  EXPECT_EQ(found.error().code, ErrorCode::kCorrupt);
+  EXPECT_THAT(found.error().message, HasSubstr("r1: a is not what was written"));
 }
 
 TEST_F(ShardSetTest, IsNoSetBeforeItIsFinished) {

@@ -4,6 +4,7 @@
 #include <filesystem>
 #include <fstream>
 
+#include "base/mapped_file.h"
 #include "checkpoint/checkpoint.h"
 #include "cli/commands.h"
 #include "cli/session.h"

@@ -66,8 +66,8 @@ ModelInfo Describe(const LoadOptions& options, const ModelSpec& spec, DType dtyp
 Result<ModelWeights> Weights(const LoadOptions& options, const ModelSpec& spec, Grid grid, int rank,
                              Device& device, const LoadProgress& progress) {
   if (options.shape.empty() && ShardSet::Exists(options.directory)) {
-    ASSIGN_OR_RETURN(const ShardedPart sharded,
-                     OpenShards(spec, grid, rank, options.dtype, device, options.directory));
+    ASSIGN_OR_RETURN(const ShardedPart sharded, OpenShards(spec, grid, rank, options.dtype, device,
+                                                           options.directory, options.open_shard_file));
     if (!options.placement) RETURN_IF_ERROR(CheckMemory(spec, sharded.part, sharded.dtype, device));
     return LoadShards(spec, sharded, device, options.placement.value_or(Placement()), progress);
   }

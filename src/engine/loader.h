@@ -19,6 +19,7 @@ namespace bloomery {
 
 struct LoadOptions {
   std::filesystem::path directory;  // a Hugging Face directory …
+  OpenShardFile open_shard_file;    // set: the directory is a set whose files come from there
   std::filesystem::path policy;     // description of its architecture; empty: its own, or a built-in one
   std::string shape;                // … or a named shape with random weights, where this is not empty
   std::string name;                 // what the model calls itself; the directory's or shape's name by default

@@ -459,7 +459,8 @@ Status WriteShards(const ModelSpec& spec, Grid grid, const SourceOfPart& source,
 }
 
 Result<ShardedPart> OpenShards(const ModelSpec& spec, Grid grid, int rank, std::optional<DType> dtype,
-                               const Device& device, const std::filesystem::path& directory) {
+                               const Device& device, const std::filesystem::path& directory,
+                               const OpenShardFile& open) {
   ASSIGN_OR_RETURN(const ShardManifest manifest, ShardSet::ReadManifest(directory));
   const auto set_dtype = DTypeFromName(manifest.dtype);
   if (!set_dtype) return Fail(ErrorCode::kCorrupt, "{}: dtype \"{}\"", directory.string(), manifest.dtype);
@@ -491,21 +492,24 @@ Result<ShardedPart> OpenShards(const ModelSpec& spec, Grid grid, int rank, std::
   ASSIGN_OR_RETURN(sharded.part, CutModel(spec, grid, rank, manifest.tensor_ranks));
   std::vector<int> ranks;
   for (int piece = 0; piece < pieces; ++piece) ranks.push_back(sharded.part.tensor_rank * pieces + piece);
-  ASSIGN_OR_RETURN(sharded.set, ShardSet::Open(directory, ranks));
+  ASSIGN_OR_RETURN(sharded.set, ShardSet::Open(directory, ranks, open));
   return sharded;
 }
 
 Result<ModelWeights> LoadShards(const ModelSpec& spec, const ShardedPart& sharded, Device& device,
                                 const Placement& placement, const LoadProgress& progress) {
   ASSIGN_OR_RETURN(const std::vector<bool> streams, ChooseStreams(spec, sharded, placement));
-  std::vector<std::span<const std::byte>> bytes;  // as a step goes through them
+  const bool any_streams = std::find(streams.begin(), streams.end(), true) != streams.end();
+  if (any_streams && sharded.set->is_fetched())
+    return Fail(ErrorCode::kUnsupported, "layers can be read in every step from shards on a disk only");
+  std::vector<ShardTensorKey> keys;  // as a step goes through them
   for (const LinearRole& role : RolesOf(spec, sharded.part)) {
     if (InLayer(role.kind) && streams[static_cast<std::size_t>(role.layer - sharded.part.layers.begin)])
       continue;
     ASSIGN_OR_RETURN(const std::vector<PackedTensor> tensors, TensorsOf(spec, sharded, role));
-    for (const PackedTensor& tensor : tensors) bytes.push_back(tensor.bytes);
+    for (const PackedTensor& tensor : tensors) keys.emplace_back(tensor.rank, tensor.name);
   }
-  RETURN_IF_ERROR(ShardSet::Populate(bytes, device.threads(), [&](double fraction, std::string_view what) {
+  RETURN_IF_ERROR(sharded.set->Populate(keys, device.threads(), [&](double fraction, std::string_view what) {
     if (progress) progress(fraction, what);
     return true;
   }));
@@ -515,7 +519,7 @@ Result<ModelWeights> LoadShards(const ModelSpec& spec, const ShardedPart& sharde
   };
   ShardSource source(spec, sharded, device, streams, in_file);
   ASSIGN_OR_RETURN(ModelWeights weights, BuildWeights(spec, sharded.part, sharded.dtype, source, nullptr));
-  if (std::find(streams.begin(), streams.end(), true) != streams.end()) {
+  if (any_streams) {
     ASSIGN_OR_RETURN(weights.stream, MakeStream(spec, sharded, device, streams));
   }
   return weights;

@@ -37,8 +37,8 @@ struct Placement {
   bool layers_on_disk = false;  // all of them
 };
 
-// What a rank needs from a set: its own files, mapped. kInvalidArgument where the set was cut for a number of
-// tensor ranks that is no multiple of the grid's, or is of another dtype or layout.
+// What a rank needs from a set: its own files, mapped, or with `open` fetched. kInvalidArgument where the set
+// was cut for a number of tensor ranks that is no multiple of the grid's, or is of another dtype or layout.
 struct ShardedPart {
   Part part;
   DType dtype = DType::kF32;
@@ -48,7 +48,8 @@ struct ShardedPart {
   int pieces() const { return set->manifest().tensor_ranks / part.grid.tensor_ranks; }
 };
 Result<ShardedPart> OpenShards(const ModelSpec& spec, Grid grid, int rank, std::optional<DType> dtype,
-                               const Device& device, const std::filesystem::path& directory);
+                               const Device& device, const std::filesystem::path& directory,
+                               const OpenShardFile& open = nullptr);
 
 // Maps, and reads ahead on every thread: nothing is converted or copied but norms and positions. kOutOfMemory
 // where not even the layers that are always needed have room.
