@@ -6,7 +6,7 @@ matplotlib.use("svg")
 import matplotlib.pyplot as plt  # noqa: E402
 
 # A colour an engine, a shade a dtype.
-COLOURS = {"bloomery": "Reds", "transformers": "Greys", "ctranslate2": "Greens", "llamacpp": "Blues"}
+COLOURS = {"bloomery": "Reds", "bloomery-tp2": "Oranges", "bloomery-pp2": "Purples", "transformers": "Greys", "ctranslate2": "Greens", "llamacpp": "Blues"}
 
 
 def draw(rows, results, file):
