@@ -18,8 +18,9 @@ struct ConfigFlags {
 };
 
 std::string RunsOn(const Deployment& deployment) {
-  return deployment.runtime == Runtime::kNative ? "the native engine"
-                                                : fmt::format("a Python handler, {}", Displayed(deployment.entry_point));
+  return deployment.runtime == Runtime::kNative
+             ? "the native engine"
+             : fmt::format("a Python handler, {}", Displayed(deployment.entry_point));
 }
 
 std::string SourceText(const ModelSource& source) {
@@ -84,14 +85,15 @@ void PrintRemarks(std::string_view title, const std::vector<Remark>& remarks) {
   fmt::print("\n{}\n", title);
   for (const Remark& remark : remarks) {
     const bool elsewhere = !remark.origin.empty() && remark.origin != remark.name;
-    fmt::print("  {}{}: {}\n", remark.name, elsewhere ? fmt::format(" ({})", remark.origin) : "", remark.text);
+    fmt::print("  {}{}: {}\n", remark.name, elsewhere ? fmt::format(" ({})", remark.origin) : "",
+               remark.text);
   }
 }
 
 void Print(const Deployment& deployment) {
   const std::string directory = deployment.directory.string();
   fmt::print("directory  {}\n", directory.empty() ? "none" : Displayed(directory));
-  fmt::print("model      {}\n", deployment.source             ? SourceText(*deployment.source)
+  fmt::print("model      {}\n", deployment.source           ? SourceText(*deployment.source)
                                 : deployment.errors.empty() ? "none; serve takes the demo model"
                                                             : "none");
   fmt::print("runs on    {}\n", RunsOn(deployment));
@@ -130,9 +132,10 @@ void AddConfig(CLI::App& app) {
   CLI::App* command = app.add_subcommand(
       "config", "Show what a deployment made for DJL Serving or SageMaker means here, key by key");
   command
-      ->add_option("directory", flags->directory,
-                   "Directory with serving.properties or config.properties; without one, SERVING_MODEL_STORE's, or "
-                   "/opt/ml/model")
+      ->add_option(
+          "directory", flags->directory,
+          "Directory with serving.properties or config.properties; without one, SERVING_MODEL_STORE's, or "
+          "/opt/ml/model")
       ->option_text("[DIR]");
   command->add_option("--env", flags->environment_file,
                       "File of KEY=VALUE lines in place of this process's environment");
@@ -144,7 +147,8 @@ void AddConfig(CLI::App& app) {
   command->add_flag("--json", flags->json, "Print one JSON object");
   command->add_flag("--reference", flags->reference,
                     "Print the table of every key that is known, in Markdown, and nothing else");
-  command->footer("Ends with 1 where the deployment could not start. `bloomery serve DIR` takes the same settings.");
+  command->footer(
+      "Ends with 1 where the deployment could not start. `bloomery serve DIR` takes the same settings.");
   command->callback([flags] { ExitOnError(Config(*flags)); });
 }
 

@@ -10,7 +10,8 @@ namespace {
 // "option.dtype (serving.properties:3): …", as the log and errors have it.
 std::string Told(const Remark& remark) {
   const bool elsewhere = !remark.origin.empty() && remark.origin != remark.name;
-  return fmt::format("{}{}: {}", remark.name, elsewhere ? fmt::format(" ({})", remark.origin) : "", remark.text);
+  return fmt::format("{}{}: {}", remark.name, elsewhere ? fmt::format(" ({})", remark.origin) : "",
+                     remark.text);
 }
 
 void LogDeployment(const Deployment& deployment) {
@@ -67,8 +68,8 @@ CommandLine GivenFlags(const CLI::App& command) {
 
 Status TakeDeployment(ServeFlags& flags, const CommandLine& given) {
   if (!flags.model.shape.empty()) return {};
-  ASSIGN_OR_RETURN(const Deployment deployment, ResolveDeployment(flags.model.model, ProcessEnvironment(), given,
-                                                                  {.numa_nodes = UsableNumaNodes()}));
+  ASSIGN_OR_RETURN(const Deployment deployment, ResolveDeployment(flags.model.model, ProcessEnvironment(),
+                                                                  given, {.numa_nodes = UsableNumaNodes()}));
   if (deployment.declared) LogDeployment(deployment);
   RETURN_IF_ERROR(CheckErrors(deployment));
   if (deployment.runtime == Runtime::kPythonHandler) {

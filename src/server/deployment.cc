@@ -24,8 +24,8 @@ bool Exists(const fs::path& path) {
   return fs::exists(path, ignored);
 }
 
-// An archive of one directory (`tar czf model.tar.gz code`) leaves that directory alone in the model's; hidden
-// files beside it, such as macOS's, count for nothing.
+// An archive of one directory (`tar czf model.tar.gz code`) leaves that directory alone in the model's;
+// hidden files beside it, such as macOS's, count for nothing.
 fs::path Unwrapped(const fs::path& directory) {
   std::error_code error;
   fs::path only;
@@ -58,15 +58,16 @@ Result<fs::path> ChooseDirectory(const fs::path& named, const Environment& envir
 
 // The handlers of djl_python that generate text, all of which the native engine stands for.
 bool IsBuiltInTextHandler(std::string_view entry_point) {
-  static constexpr std::string_view kHandlers[] = {
-      "djl_python.deepspeed",    "djl_python.huggingface",         "djl_python.fastertransformer",
-      "djl_python.tensorrt_llm", "djl_python.transformers_neuronx"};
+  static constexpr std::string_view kHandlers[] = {"djl_python.deepspeed", "djl_python.huggingface",
+                                                   "djl_python.fastertransformer", "djl_python.tensorrt_llm",
+                                                   "djl_python.transformers_neuronx"};
   return std::ranges::find(kHandlers, entry_point) != std::end(kHandlers);
 }
 
 class Resolver {
  public:
-  Resolver(fs::path directory, bool directory_was_named, CollectedSettings collected, const HostResources& host)
+  Resolver(fs::path directory, bool directory_was_named, CollectedSettings collected,
+           const HostResources& host)
       : directory_was_named_(directory_was_named), collected_(std::move(collected)), host_(host) {
     out_.directory = std::move(directory);
     out_.ignored = std::move(collected_.without_effect);
@@ -139,12 +140,15 @@ class Resolver {
       return;
     }
     if (IsBuiltInTextHandler(handler)) {
-      if (has_model_py) Ignore("option.entryPoint", "model.py is there and is not used: the entry point is named");
+      if (has_model_py)
+        Ignore("option.entryPoint", "model.py is there and is not used: the entry point is named");
       return;
     }
     if (handler.starts_with("djl_python.")) {
-      AddError("option.entryPoint", fmt::format("{} is not a handler of text generation; leave the key out for the native "
-                                                "engine, or name a .py file", Displayed(handler)));
+      AddError("option.entryPoint",
+               fmt::format("{} is not a handler of text generation; leave the key out for the native "
+                           "engine, or name a .py file",
+                           Displayed(handler)));
       return;
     }
     if (handler.empty()) return;
@@ -159,7 +163,8 @@ class Resolver {
       const Setting& setting = *given.setting;
       if (given.origin.starts_with("--") || setting.use == SettingUse::kIgnored) continue;
       // What a choice means is the handler's own business.
-      if (IsHandler() && setting.for_handlers && setting.type == SettingType::kChoice && name != "engine") continue;
+      if (IsHandler() && setting.for_handlers && setting.type == SettingType::kChoice && name != "engine")
+        continue;
       const std::string wrong = CheckValue(setting, given.value);
       if (!wrong.empty()) {
         invalid_.insert(name);
@@ -168,7 +173,8 @@ class Resolver {
         // What became of the other choices says what to take instead.
         const std::string_view instead = setting.type == SettingType::kChoice ? setting.effect : "";
         AddError(name, fmt::format("{}{}{}{}", shown, wrong, instead.empty() ? "" : ". ", instead));
-      } else if (setting.use == SettingUse::kRefused && !EqualIgnoringCase(given.value, setting.default_value)) {
+      } else if (setting.use == SettingUse::kRefused && !(IsHandler() && setting.for_handlers) &&
+                 !EqualIgnoringCase(given.value, setting.default_value)) {
         AddError(name, std::string(setting.effect));
       }
     }
@@ -189,8 +195,8 @@ class Resolver {
     } else if (!out_.directory.empty()) {
       out_.source = ModelSource{SourceKind::kDirectory, out_.directory.string(), {}};
       if (!IsHandler() && out_.declared && !Exists(out_.directory / "config.json"))
-        out_.errors.push_back({"option.model_id", "",
-                               "not set, and the directory itself holds no model (config.json)"});
+        out_.errors.push_back(
+            {"option.model_id", "", "not set, and the directory itself holds no model (config.json)"});
     }
     if (const std::string* revision = Value("option.revision")) {
       if (out_.source && out_.source->kind == SourceKind::kHub) {
@@ -252,7 +258,8 @@ class Resolver {
       return ranks;
     };
     out_.tensor_ranks = degree("option.tensor_parallel_degree", "--tp", host_.numa_nodes);
-    out_.stages = degree("option.pipeline_parallel_degree", "--pp", host_.numa_nodes / out_.tensor_ranks.value_or(1));
+    out_.stages =
+        degree("option.pipeline_parallel_degree", "--pp", host_.numa_nodes / out_.tensor_ranks.value_or(1));
   }
 
   // What option.quantize and its forerunners make of the weights; empty: nothing.
@@ -285,13 +292,15 @@ class Resolver {
       Becomes(name, fmt::format("--dtype {}", *out_.dtype));
     }
     if (out_.dtype && out_.dtype->starts_with("int") && !quantized.empty() && quantized != *out_.dtype)
-      AddError(name, fmt::format("{} contradicts the quantisation to {}; set one of them", *out_.dtype, quantized));
+      AddError(name,
+               fmt::format("{} contradicts the quantisation to {}; set one of them", *out_.dtype, quantized));
     if (!quantized.empty()) {
       // What is computed with is not a setting of ours, so the type that goes with the rounding says nothing.
       becomes_.erase(name);
       out_.dtype = quantized;
       for (const std::string_view key : {"option.quantize", "option.load_in_8bit", "option.load_in_4bit"}) {
-        if (Value(key) != nullptr && *Value(key) != "false") Becomes(key, fmt::format("--dtype {}", quantized));
+        if (Value(key) != nullptr && *Value(key) != "false")
+          Becomes(key, fmt::format("--dtype {}", quantized));
       }
     }
     if (const std::string* kv_dtype = Value("option.kv_cache_dtype")) {
@@ -311,7 +320,8 @@ class Resolver {
     auto size = IsHandler() ? std::nullopt : Integer("option.max_rolling_batch_size");
     std::string_view from = "option.max_rolling_batch_size";
     const auto theirs = *ToInteger(FindSetting(from)->default_value);
-    if (const auto batch = Integer("batch_size"); batch && Given(from) == nullptr && *batch > theirs && !IsHandler()) {
+    if (const auto batch = Integer("batch_size");
+        batch && Given(from) == nullptr && *batch > theirs && !IsHandler()) {
       size = batch;
       from = "batch_size";
     }
@@ -323,9 +333,11 @@ class Resolver {
     ChooseTokens();
     // Of one that is on the command line we do not know what it means with the others.
     auto queue = Integer("job_queue_size");
-    if (!queue && out_.declared && Given("job_queue_size") == nullptr) queue = ToInteger(FindSetting("job_queue_size")->default_value);
+    if (!queue && out_.declared && Given("job_queue_size") == nullptr)
+      queue = ToInteger(FindSetting("job_queue_size")->default_value);
     if (queue) {
-      out_.max_requests = static_cast<int>(std::min<std::int64_t>(*queue + out_.max_batch_size.value_or(0), INT32_MAX));
+      out_.max_requests =
+          static_cast<int>(std::min<std::int64_t>(*queue + out_.max_batch_size.value_or(0), INT32_MAX));
       Becomes("job_queue_size", fmt::format("--max-requests {}", *out_.max_requests));
     }
     if (const auto seconds = Integer("option.predict_timeout")) {
@@ -335,7 +347,8 @@ class Resolver {
     if (const std::string* formatter = Value("option.output_formatter");
         formatter != nullptr && !IsHandler() && !EqualIgnoringCase(*formatter, "json")) {
       Ignore("option.output_formatter",
-             fmt::format("{}: only requests that say \"stream\": true are answered so, others with json", Displayed(*formatter)));
+             fmt::format("{}: only requests that say \"stream\": true are answered so, others with json",
+                         Displayed(*formatter)));
     }
   }
 
@@ -384,7 +397,8 @@ class Resolver {
   void ListOptions() {
     out_.handler_options = std::move(collected_.unknown_options);
     for (const auto& [name, given] : collected_.values) {
-      if (name.starts_with(kOptionPrefix)) out_.handler_options[std::string(name.substr(kOptionPrefix.size()))] = given.value;
+      if (name.starts_with(kOptionPrefix))
+        out_.handler_options[std::string(name.substr(kOptionPrefix.size()))] = given.value;
     }
     if (IsHandler()) return;
     auto& unknown = collected_.unknown_option_remarks;
@@ -400,12 +414,14 @@ class Resolver {
         continue;
       }
       if (given != nullptr) {
-        out_.settings.push_back({&setting, setting.type == SettingType::kSecret ? "set" : given->value, given->origin,
-                                 becomes_[setting.name]});
+        out_.settings.push_back({&setting, setting.type == SettingType::kSecret ? "set" : given->value,
+                                 given->origin, becomes_[setting.name]});
       } else if (setting.type == SettingType::kSecret && IsSecretOfSource(setting)) {
         out_.settings.push_back({&setting, "unset", "default", {}});
-      } else if (!setting.default_value.empty() && out_.declared) {
-        out_.settings.push_back({&setting, std::string(setting.default_value), "default", becomes_[setting.name]});
+      } else if (!setting.default_value.empty() && out_.declared &&
+                 (setting.use != SettingUse::kIgnored || setting.scope == SettingScope::kModel)) {
+        out_.settings.push_back(
+            {&setting, std::string(setting.default_value), "default", becomes_[setting.name]});
       }
     }
   }
@@ -421,7 +437,7 @@ class Resolver {
   const bool directory_was_named_;
   CollectedSettings collected_;
   const HostResources host_;
-  std::set<std::string_view> invalid_;                  // settings whose value is wrong
+  std::set<std::string_view> invalid_;               // settings whose value is wrong
   std::map<std::string_view, std::string> becomes_;  // by the setting's name
 };
 
@@ -432,7 +448,8 @@ Result<Deployment> ResolveDeployment(const fs::path& directory, const Environmen
   ASSIGN_OR_RETURN(const fs::path chosen, ChooseDirectory(directory, environment));
   ASSIGN_OR_RETURN(const auto serving, ReadProperties(chosen, kServingProperties));
   ASSIGN_OR_RETURN(const auto config, ReadProperties(chosen, kConfigProperties));
-  return Resolver(chosen, !directory.empty(), CollectSettings(serving, config, environment, command_line), host)
+  return Resolver(chosen, !directory.empty(), CollectSettings(serving, config, environment, command_line),
+                  host)
       .Resolve();
 }
 

@@ -1,5 +1,5 @@
-// What a deployment made for DJL Serving, SageMaker or Hugging Face's containers asks for, in Bloomery's terms:
-// its directory, its files and the environment, resolved once and looked at by `bloomery config` and
+// What a deployment made for DJL Serving, SageMaker or Hugging Face's containers asks for, in Bloomery's
+// terms: its directory, its files and the environment, resolved once and looked at by `bloomery config` and
 // `bloomery serve`. Left out: fetching the model (model_source.h) and taking the values (cli/).
 #pragma once
 
@@ -66,8 +66,8 @@ struct HostResources {
 };
 
 // `directory`: as it was named; empty: model_store's, or /opt/ml/model where there is one. A directory that
-// holds nothing but one other, as archives do, stands for that one. Fails where a file cannot be read; what is
-// wrong with values is in `errors`.
+// holds nothing but one other, as archives do, stands for that one. Fails where a file cannot be read; what
+// is wrong with values is in `errors`.
 Result<Deployment> ResolveDeployment(const std::filesystem::path& directory, const Environment& environment,
                                      const CommandLine& command_line, const HostResources& host);
 

@@ -20,8 +20,8 @@ struct ModelSource {
 
 std::string_view SourceKindName(SourceKind kind);  // "directory", "s3", "hub"
 
-// What option.model_id says. A relative path counts from `directory`, the deployment's own, where there is one
-// of that name; else "owner/name" or "name" is a hub's id. kInvalidArgument for anything else.
+// What option.model_id says. A relative path counts from `directory`, the deployment's own, where there is
+// one of that name; else "owner/name" or "name" is a hub's id. kInvalidArgument for anything else.
 Result<ModelSource> ParseModelSource(std::string_view text, const std::filesystem::path& directory);
 
 // The directory with the source's files. Only directories are fetched yet: kUnsupported, saying what to do,

@@ -42,8 +42,8 @@ class LineReader {
       logical.text += natural;
       if (!continued) return logical;
     }
-    // A file that ends inside a continuation. Of a lone backslash Java makes a property without a name, unless
-    // both characters of a line end stand after it.
+    // A file that ends inside a continuation. Of a lone backslash Java makes a property without a name,
+    // unless both characters of a line end stand after it.
     if (!continued || (logical.text.empty() && ended_by_two_)) return std::nullopt;
     return logical;
   }
@@ -63,7 +63,8 @@ class LineReader {
 
   std::string_view TakeNaturalLine() {
     ++line_;
-    const auto end = static_cast<std::size_t>(std::find_if(rest_.begin(), rest_.end(), IsLineEnd) - rest_.begin());
+    const auto end =
+        static_cast<std::size_t>(std::find_if(rest_.begin(), rest_.end(), IsLineEnd) - rest_.begin());
     const std::string_view natural = rest_.substr(0, end);
     rest_.remove_prefix(end);
     ended_by_two_ = rest_.starts_with("\r\n");
@@ -114,7 +115,9 @@ Result<std::string> Unescape(std::string_view text) {
     const char escaped = text.front();
     if (escaped == 'u') {
       const auto character = TakeUnicodeEscape(text);
-      if (!character) return Fail(ErrorCode::kInvalidArgument, "\\u needs four hexadecimal digits, and both halves of a pair");
+      if (!character)
+        return Fail(ErrorCode::kInvalidArgument,
+                    "\\u needs four hexadecimal digits, and both halves of a pair");
       AppendUtf8(*character, out);
       continue;
     }

@@ -1,6 +1,6 @@
 // The reader of Java's .properties format, in which DJL Serving keeps its configuration: comments, the three
-// kinds of separators, continuation lines and escapes, as java.util.Properties documents them. One difference:
-// the bytes are UTF-8 and not Latin-1. Left out: what the keys mean (settings.h).
+// kinds of separators, continuation lines and escapes, as java.util.Properties documents them. One
+// difference: the bytes are UTF-8 and not Latin-1. Left out: what the keys mean (settings.h).
 #pragma once
 
 #include <cstddef>
@@ -22,8 +22,8 @@ struct Property {
 };
 
 // All of them in order, a key as often as it is there; Java takes the last. `what` names the text in errors,
-// which are kTooLarge past the limits and kInvalidArgument for a malformed \uXXXX, half a surrogate pair, a NUL
-// or bytes that are not UTF-8. Errors quote no value: it may be a secret.
+// which are kTooLarge past the limits and kInvalidArgument for a malformed \uXXXX, half a surrogate pair, a
+// NUL or bytes that are not UTF-8. Errors quote no value: it may be a secret.
 Result<std::vector<Property>> ParseProperties(std::string_view text, std::string_view what);
 
 }  // namespace bloomery

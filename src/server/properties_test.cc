@@ -37,7 +37,8 @@ TEST(Properties, ReadsWhatJavaReads) {
     }
     ASSERT_TRUE(read) << json::serialize(one) << read.error().message;
     std::map<std::string, std::string> expected;
-    for (const auto& [key, value] : one.at("properties").as_object()) expected[key] = std::string(value.as_string());
+    for (const auto& [key, value] : one.at("properties").as_object())
+      expected[key] = std::string(value.as_string());
     EXPECT_EQ(LastOfEach(*read), expected) << json::serialize(one);
   }
   EXPECT_GT(refused, 10);

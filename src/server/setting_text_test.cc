@@ -20,15 +20,17 @@ TEST(SettingText, AddressesAreHttpHostAndPort) {
   EXPECT_EQ(parsed("http://localhost"), "localhost 80");
   EXPECT_EQ(parsed("http://[::1]:8443"), "::1 8443");
   EXPECT_EQ(parsed("http://[::1]"), "::1 80");
-  for (const char* wrong : {"", "http://", "https://0.0.0.0:8443", "unix:/tmp/socket", "127.0.0.1:8080", "http://:80",
-                            "http://a:65536", "http://a:-1", "http://a:b", "http://a:", "http://[::1:80", "http://[::1]80",
-                            "http://[]:80", "http://a/b:80", "http://user@a:80"}) {
+  for (const char* wrong :
+       {"", "http://", "https://0.0.0.0:8443", "unix:/tmp/socket", "127.0.0.1:8080", "http://:80",
+        "http://a:65536", "http://a:-1", "http://a:b", "http://a:", "http://[::1:80", "http://[::1]80",
+        "http://[]:80", "http://a/b:80", "http://user@a:80"}) {
     EXPECT_EQ(parsed(wrong), "none") << wrong;
   }
 }
 
 TEST(SettingText, NearestNameIsNearOrNone) {
-  const std::vector<std::string_view> names = {"option.dtype", "option.model_id", "option.tensor_parallel_degree"};
+  const std::vector<std::string_view> names = {"option.dtype", "option.model_id",
+                                               "option.tensor_parallel_degree"};
   EXPECT_EQ(NearestName("option.dtyp", names), "option.dtype");
   EXPECT_EQ(NearestName("option.model-id", names), "option.model_id");
   EXPECT_EQ(NearestName("OPTION.Tensor_Paralel_Degre", names), "option.tensor_parallel_degree");
@@ -53,7 +55,8 @@ TEST(SettingText, WordsNumbersAndBooleans) {
   EXPECT_EQ(ToBool("FALSE"), false);
   for (const char* wrong : {"", "1", "yes", "tru", "true "}) EXPECT_EQ(ToBool(wrong), std::nullopt) << wrong;
   EXPECT_EQ(ToInteger("-7"), -7);
-  for (const char* wrong : {"", "1.0", "1 ", "+1", "0x1", "99999999999999999999"}) EXPECT_EQ(ToInteger(wrong), std::nullopt) << wrong;
+  for (const char* wrong : {"", "1.0", "1 ", "+1", "0x1", "99999999999999999999"})
+    EXPECT_EQ(ToInteger(wrong), std::nullopt) << wrong;
   EXPECT_EQ(UpperCase("entryPoint"), "ENTRYPOINT");
   EXPECT_TRUE(EqualIgnoringCase("DeepSpeed", "deepspeed"));
   EXPECT_FALSE(EqualIgnoringCase("DeepSpeed", "deepspee"));

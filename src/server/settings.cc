@@ -34,8 +34,10 @@ bool InConfigProperties(const Setting& setting) {
 // Prefixes of variables that are meant for a model server; one of them that nobody knows is a mistake, or a
 // feature that is missing here.
 bool IsForServers(std::string_view variable) {
-  static constexpr std::string_view kPrefixes[] = {"OPTION_", "SERVING_", "SAGEMAKER_", "SM_", "HF_", "ARGS_"};
-  return std::ranges::any_of(kPrefixes, [&](std::string_view prefix) { return variable.starts_with(prefix); });
+  static constexpr std::string_view kPrefixes[] = {"OPTION_", "SERVING_", "SAGEMAKER_",
+                                                   "SM_",     "HF_",      "ARGS_"};
+  return std::ranges::any_of(kPrefixes,
+                             [&](std::string_view prefix) { return variable.starts_with(prefix); });
 }
 
 // MiB to bytes; what is no number stays, for its error.
@@ -49,20 +51,22 @@ class Collector {
  public:
   explicit Collector(const Environment& environment) : environment_(environment) {}
 
-  void AddFile(std::string_view file, const std::vector<Property>& properties, bool (*belongs)(const Setting&),
-               Strength strength) {
+  void AddFile(std::string_view file, const std::vector<Property>& properties,
+               bool (*belongs)(const Setting&), Strength strength) {
     for (const Property& property : properties) {
       const std::string origin = fmt::format("{}:{}", file, property.line);
       const Setting* setting = FindInFile(property.key);
       if (setting == nullptr) {
         AddUnknown(property, origin, belongs);
       } else if (!belongs(*setting)) {
-        result_.without_effect.push_back(
-            {property.key, origin,
-             setting->scope == SettingScope::kEnvironment ? std::string("this is a variable of the environment")
-             : setting->scope == SettingScope::kServer
-                 ? fmt::format("a key of the server: it belongs into {}, or {}", kConfigFile, VariableName(*setting))
-                 : fmt::format("a key of a model: it belongs into {}, or {}", kServingFile, VariableName(*setting))});
+        result_.without_effect.push_back({property.key, origin,
+                                          setting->scope == SettingScope::kEnvironment
+                                              ? std::string("this is a variable of the environment")
+                                          : setting->scope == SettingScope::kServer
+                                              ? fmt::format("a key of the server: it belongs into {}, or {}",
+                                                            kConfigFile, VariableName(*setting))
+                                              : fmt::format("a key of a model: it belongs into {}, or {}",
+                                                            kServingFile, VariableName(*setting))});
       } else {
         Add(*setting, property.key, property.value, origin, strength);
       }
@@ -71,12 +75,14 @@ class Collector {
 
   void AddVariables(const Setting& setting) {
     int order = 0;
-    for (const std::string_view variable : Words(setting.overriding)) AddVariable(setting, variable, kOverriding - order++);
+    for (const std::string_view variable : Words(setting.overriding))
+      AddVariable(setting, variable, kOverriding - order++);
     AddVariable(setting, setting.scope == SettingScope::kEnvironment ? setting.name : VariableName(setting),
                 setting.scope == SettingScope::kServer ? kServingVariable : kVariable);
     if (setting.server_wide) AddVariable(setting, "SERVING_" + UpperCase(setting.name), kServingVariable);
     order = 0;
-    for (const std::string_view variable : Words(setting.aliases)) AddVariable(setting, variable, kAlias - order++);
+    for (const std::string_view variable : Words(setting.aliases))
+      AddVariable(setting, variable, kAlias - order++);
   }
 
   void AddFlags(const CommandLine& command_line) {
@@ -153,7 +159,8 @@ class Collector {
         std::string(variable), strength);
   }
 
-  void Add(const Setting& setting, std::string_view name, std::string_view value, std::string origin, int strength) {
+  void Add(const Setting& setting, std::string_view name, std::string_view value, std::string origin,
+           int strength) {
     value = Trimmed(value);
     if (value.empty()) {
       result_.without_effect.push_back({std::string(name), std::move(origin), "empty, and so not set"});

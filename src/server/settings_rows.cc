@@ -10,7 +10,8 @@ using enum SettingType;
 
 // What several keys have in common.
 constexpr std::string_view kOneEngine =
-    "One engine with every core computes all requests together; a second copy would take its memory and bandwidth";
+    "One engine with every core computes all requests together; a second copy would take its memory and "
+    "bandwidth";
 constexpr std::string_view kOneModel = "One server serves one model, and has no routes to load another";
 constexpr std::string_view kNoHandler = "No Python handler runs";
 constexpr std::string_view kNoGpu = "The engine runs on processors";
@@ -22,7 +23,8 @@ constexpr std::string_view kOtherScript = "The entry point is option.entryPoint,
 constexpr std::string_view kBatchTransform = "Requests of a batch transform are ordinary ones";
 constexpr std::string_view kWholeContext =
     "A prompt may fill the context (option.max_model_len); a request's own \"truncate\" shortens it";
-constexpr std::string_view kPromptsBeside = "Prompts are read beside running sequences (--max-prefill-tokens)";
+constexpr std::string_view kPromptsBeside =
+    "Prompts are read beside running sequences (--max-prefill-tokens)";
 constexpr std::string_view kGuesses = "Tokens are guessed from the text itself (--speculative-tokens)";
 
 // clang-format off

@@ -29,16 +29,18 @@ std::string CheckChoice(const Setting& setting, std::string_view value) {
 // "`A`, `B`" of "A B".
 std::string Quoted(std::string_view names) {
   std::string out;
-  for (const std::string_view name : Words(names)) out += fmt::format("{}`{}`", out.empty() ? "" : ", ", name);
+  for (const std::string_view name : Words(names))
+    out += fmt::format("{}`{}`", out.empty() ? "" : ", ", name);
   return out;
 }
 
 std::string VariablesOf(const Setting& setting) {
   std::string out = Quoted(setting.overriding);
   if (!out.empty()) out += " (wins over the files)";
-  for (const std::string& names : {Quoted(VariableName(setting)),
-                                   setting.server_wide ? fmt::format("`SERVING_{}`", UpperCase(setting.name)) : "",
-                                   Quoted(setting.aliases)}) {
+  for (const std::string& names :
+       {Quoted(VariableName(setting)),
+        setting.server_wide ? fmt::format("`SERVING_{}`", UpperCase(setting.name)) : "",
+        Quoted(setting.aliases)}) {
     if (!names.empty()) out += fmt::format("{}{}", out.empty() ? "" : ", ", names);
   }
   return out;

@@ -24,12 +24,15 @@ CollectedSettings Collect(std::string_view serving, std::string_view config, con
 
 std::string Winner(const CollectedSettings& collected, std::string_view name) {
   const auto found = collected.values.find(name);
-  return found == collected.values.end() ? "none" : fmt::format("{} from {}", found->second.value, found->second.origin);
+  return found == collected.values.end()
+             ? "none"
+             : fmt::format("{} from {}", found->second.value, found->second.origin);
 }
 
 std::vector<std::string> Told(const std::vector<Remark>& remarks) {
   std::vector<std::string> out;
-  for (const Remark& remark : remarks) out.push_back(fmt::format("{} ({}): {}", remark.name, remark.origin, remark.text));
+  for (const Remark& remark : remarks)
+    out.push_back(fmt::format("{} ({}): {}", remark.name, remark.origin, remark.text));
   return out;
 }
 
@@ -47,11 +50,12 @@ TEST(Settings, EachSourceOfAModelsKeyYieldsToTheNext) {
   EXPECT_EQ(Winner(Collect(file, "", environment), key), "4 from serving.properties:1");
   const CollectedSettings all = Collect(file, "", environment, {{"--tp", "5"}});
   EXPECT_EQ(Winner(all, key), "5 from --tp");
-  EXPECT_THAT(Told(all.without_effect),
-              ElementsAre("option.tensor_parallel_degree (serving.properties:1): --tp sets it, and wins",
-                          "option.tensor_parallel_degree (OPTION_TENSOR_PARALLEL_DEGREE): --tp sets it, and wins",
-                          "option.tensor_parallel_degree (TENSOR_PARALLEL_DEGREE): --tp sets it, and wins",
-                          "option.tensor_parallel_degree (SM_NUM_GPUS): --tp sets it, and wins"));
+  EXPECT_THAT(
+      Told(all.without_effect),
+      ElementsAre("option.tensor_parallel_degree (serving.properties:1): --tp sets it, and wins",
+                  "option.tensor_parallel_degree (OPTION_TENSOR_PARALLEL_DEGREE): --tp sets it, and wins",
+                  "option.tensor_parallel_degree (TENSOR_PARALLEL_DEGREE): --tp sets it, and wins",
+                  "option.tensor_parallel_degree (SM_NUM_GPUS): --tp sets it, and wins"));
 }
 
 TEST(Settings, EachSourceOfAServersKeyYieldsToTheNext) {
@@ -61,7 +65,8 @@ TEST(Settings, EachSourceOfAServersKeyYieldsToTheNext) {
   environment["SERVING_MAX_REQUEST_SIZE"] = "2";
   EXPECT_EQ(Winner(Collect("", "max_request_size=1", environment), key), "2 from SERVING_MAX_REQUEST_SIZE");
   environment["SAGEMAKER_MAX_PAYLOAD_IN_MB"] = "6";
-  EXPECT_EQ(Winner(Collect("", "max_request_size=1", environment), key), "6291456 from SAGEMAKER_MAX_PAYLOAD_IN_MB");
+  EXPECT_EQ(Winner(Collect("", "max_request_size=1", environment), key),
+            "6291456 from SAGEMAKER_MAX_PAYLOAD_IN_MB");
   environment["SAGEMAKER_MAX_REQUEST_SIZE"] = "4";
   EXPECT_EQ(Winner(Collect("", "max_request_size=1", environment), key), "4 from SAGEMAKER_MAX_REQUEST_SIZE");
   EXPECT_EQ(Winner(Collect("", "max_request_size=1", environment, {{"--max-body-size", "5MiB"}}), key),
@@ -77,7 +82,8 @@ TEST(Settings, KeysForAllModelsYieldToAModelsOwn) {
   EXPECT_EQ(Winner(Collect("", "job_queue_size=2", environment), key), "3 from SERVING_JOB_QUEUE_SIZE");
   environment["OPTION_JOB_QUEUE_SIZE"] = "4";
   EXPECT_EQ(Winner(Collect("", "job_queue_size=2", environment), key), "4 from OPTION_JOB_QUEUE_SIZE");
-  EXPECT_EQ(Winner(Collect("job_queue_size=5", "job_queue_size=2", environment), key), "5 from serving.properties:1");
+  EXPECT_EQ(Winner(Collect("job_queue_size=5", "job_queue_size=2", environment), key),
+            "5 from serving.properties:1");
 }
 
 TEST(Settings, SageMakersVariablesOverrideTheFile) {
@@ -100,7 +106,8 @@ TEST(Settings, AliasesCountOnlyWhereNothingElseSetsTheKey) {
     for (const std::string_view alias : Words(setting.aliases)) {
       Environment environment = {{std::string(alias), "5"}};
       EXPECT_EQ(Winner(Collect("", "", environment), setting.name), fmt::format("5 from {}", alias));
-      const std::string own = setting.scope == SettingScope::kEnvironment ? std::string(setting.name) : VariableName(setting);
+      const std::string own =
+          setting.scope == SettingScope::kEnvironment ? std::string(setting.name) : VariableName(setting);
       environment[own] = "6";
       const auto collected = Collect("", "", environment);
       EXPECT_EQ(Winner(collected, setting.name), fmt::format("6 from {}", own));
@@ -120,25 +127,30 @@ TEST(Settings, OfTwoLinesTheLaterWinsAsInJava) {
 }
 
 TEST(Settings, BlanksAroundAValueAndEmptyValuesCountForNothing) {
-  const auto collected = Collect("engine = MPI \noption.dtype=\n", "", {{"OPTION_DTYPE", " bf16 "}, {"HF_TOKEN", ""}});
+  const auto collected =
+      Collect("engine = MPI \noption.dtype=\n", "", {{"OPTION_DTYPE", " bf16 "}, {"HF_TOKEN", ""}});
   EXPECT_EQ(Winner(collected, "engine"), "MPI from serving.properties:1");
   EXPECT_EQ(Winner(collected, "option.dtype"), "bf16 from OPTION_DTYPE");
-  EXPECT_THAT(Told(collected.without_effect), ElementsAre("option.dtype (serving.properties:2): empty, and so not set",
-                                                          "HF_TOKEN (HF_TOKEN): empty, and so not set"));
+  EXPECT_THAT(Told(collected.without_effect),
+              ElementsAre("option.dtype (serving.properties:2): empty, and so not set",
+                          "HF_TOKEN (HF_TOKEN): empty, and so not set"));
 }
 
 TEST(Settings, WhatIsNotKnownIsTold) {
-  const auto collected = Collect("option.dtyp=x\nmax_request_size=1\nHF_TOKEN=x\nzzz=1\n", "option.dtype=fp16\ninference_adress=1\n",
-                                 {{"OPTION_MODELID", "x"}, {"SERVING_ZZZ_ZZZ_ZZZ", "1"}, {"SM_HOSTS", "1"}, {"PATH", "/bin"}});
-  EXPECT_THAT(Told(collected.without_effect),
-              ElementsAre("max_request_size (serving.properties:2): a key of the server: it belongs into config.properties, "
-                          "or SERVING_MAX_REQUEST_SIZE",
-                          "HF_TOKEN (serving.properties:3): this is a variable of the environment",
-                          "zzz (serving.properties:4): not known",
-                          "option.dtype (config.properties:1): a key of a model: it belongs into serving.properties, or "
-                          "OPTION_DTYPE",
-                          "inference_adress (config.properties:2): not known; did you mean inference_address?",
-                          "SERVING_ZZZ_ZZZ_ZZZ (SERVING_ZZZ_ZZZ_ZZZ): not known", "SM_HOSTS (SM_HOSTS): not known"));
+  const auto collected = Collect(
+      "option.dtyp=x\nmax_request_size=1\nHF_TOKEN=x\nzzz=1\n", "option.dtype=fp16\ninference_adress=1\n",
+      {{"OPTION_MODELID", "x"}, {"SERVING_ZZZ_ZZZ_ZZZ", "1"}, {"SM_HOSTS", "1"}, {"PATH", "/bin"}});
+  EXPECT_THAT(
+      Told(collected.without_effect),
+      ElementsAre(
+          "max_request_size (serving.properties:2): a key of the server: it belongs into config.properties, "
+          "or SERVING_MAX_REQUEST_SIZE",
+          "HF_TOKEN (serving.properties:3): this is a variable of the environment",
+          "zzz (serving.properties:4): not known",
+          "option.dtype (config.properties:1): a key of a model: it belongs into serving.properties, or "
+          "OPTION_DTYPE",
+          "inference_adress (config.properties:2): not known; did you mean inference_address?",
+          "SERVING_ZZZ_ZZZ_ZZZ (SERVING_ZZZ_ZZZ_ZZZ): not known", "SM_HOSTS (SM_HOSTS): not known"));
   EXPECT_THAT(Told(collected.unknown_option_remarks),
               ElementsAre("option.dtyp (serving.properties:1): not known; did you mean option.dtype?",
                           "OPTION_MODELID (OPTION_MODELID): not known; did you mean OPTION_MODEL_ID?"));
@@ -161,8 +173,10 @@ TEST(Settings, TheTableHoldsTogether) {
     if (setting.scope != SettingScope::kEnvironment) {
       EXPECT_TRUE(variables.insert(VariableName(setting)).second);
     }
-    for (const std::string_view alias : Words(setting.aliases)) EXPECT_TRUE(variables.emplace(alias).second) << alias;
-    for (const std::string_view alias : Words(setting.aliases)) EXPECT_EQ(FindSetting(alias), nullptr) << alias;
+    for (const std::string_view alias : Words(setting.aliases))
+      EXPECT_TRUE(variables.emplace(alias).second) << alias;
+    for (const std::string_view alias : Words(setting.aliases))
+      EXPECT_EQ(FindSetting(alias), nullptr) << alias;
     // "inferred" and "…, if there" are words for people.
     if (setting.type == SettingType::kInteger && !setting.default_value.empty()) {
       EXPECT_EQ(CheckValue(setting, setting.default_value), "");
@@ -172,7 +186,9 @@ TEST(Settings, TheTableHoldsTogether) {
 }
 
 TEST(Settings, EachTypesBadValuesAreNamed) {
-  const auto check = [](std::string_view name, std::string_view value) { return CheckValue(*FindSetting(name), value); };
+  const auto check = [](std::string_view name, std::string_view value) {
+    return CheckValue(*FindSetting(name), value);
+  };
   EXPECT_EQ(check("option.tensor_parallel_degree", "max"), "");
   EXPECT_EQ(check("option.tensor_parallel_degree", "1025"), "must be a whole number from 1 to 1024, or max");
   EXPECT_EQ(check("job_queue_size", "0"), "must be a whole number from 1 on");
