@@ -31,13 +31,12 @@ Status CheckErrors(const Deployment& deployment) {
   return Fail(ErrorCode::kInvalidArgument, "the deployment cannot be honoured:{}", all);
 }
 
-// Deployment to flags. What is on the command line is absent in a deployment, but for what one key and
-// several flags say: a host with its port.
+// Deployment to flags. What the command line says is absent in a deployment, unless several keys say it.
 void TakeValues(const Deployment& deployment, const CommandLine& given, ServeFlags& flags) {
   const auto take = [](const auto& value, auto& flag) {
     if (value) flag = *value;
   };
-  take(deployment.name, flags.name);
+  if (!given.contains("--model-name")) take(deployment.name, flags.name);
   take(deployment.tensor_ranks, flags.model.tensor_ranks);
   take(deployment.stages, flags.model.stages);
   take(deployment.max_context_tokens, flags.model.max_context_tokens);

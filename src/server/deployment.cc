@@ -53,7 +53,7 @@ Result<fs::path> ChooseDirectory(const fs::path& named, const Environment& envir
   if (!Exists(directory)) return Fail(ErrorCode::kNotFound, "{}: no such directory", directory.string());
   if (!fs::is_directory(directory, ignored))
     return Fail(ErrorCode::kInvalidArgument, "{} is not a directory", directory.string());
-  return Unwrapped(directory);
+  return directory;
 }
 
 // The handlers of djl_python that generate text, all of which the native engine stands for.
@@ -445,12 +445,18 @@ class Resolver {
 
 Result<Deployment> ResolveDeployment(const fs::path& directory, const Environment& environment,
                                      const CommandLine& command_line, const HostResources& host) {
-  ASSIGN_OR_RETURN(const fs::path chosen, ChooseDirectory(directory, environment));
-  ASSIGN_OR_RETURN(const auto serving, ReadProperties(chosen, kServingProperties));
-  ASSIGN_OR_RETURN(const auto config, ReadProperties(chosen, kConfigProperties));
-  return Resolver(chosen, !directory.empty(), CollectSettings(serving, config, environment, command_line),
-                  host)
-      .Resolve();
+  ASSIGN_OR_RETURN(const fs::path outer, ChooseDirectory(directory, environment));
+  const fs::path inner = outer.empty() ? outer : Unwrapped(outer);
+  ASSIGN_OR_RETURN(const auto serving, ReadProperties(inner, kServingProperties));
+  ASSIGN_OR_RETURN(const auto config, ReadProperties(inner, kConfigProperties));
+  auto collected = CollectSettings(serving, config, environment, command_line);
+  Deployment deployment = Resolver(inner, !directory.empty(), std::move(collected), host).Resolve();
+  // Models are called as their directory in the store is, wherever their weights come from.
+  if (deployment.declared && !deployment.name && !outer.empty()) {
+    std::error_code ignored;
+    deployment.name = fs::canonical(outer, ignored).filename().string();
+  }
+  return deployment;
 }
 
 }  // namespace bloomery

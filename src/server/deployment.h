@@ -26,7 +26,8 @@ struct EffectiveSetting {
   std::string becomes;  // the flags of `serve` that say the same: "--tp 4"; empty: there is none
 };
 
-// What is absent was not asked for, or its flag is on the command line: `serve` then keeps its own.
+// What is absent was not asked for, or its flag is on the command line: `serve` then keeps its own. A flag
+// that several keys may set (--dtype, --port) wins there too, whatever is here.
 struct Deployment {
   std::filesystem::path directory;  // with serving.properties; empty: there is none
   bool declared = false;            // somebody set a setting other than a variable such as HF_HOME
@@ -34,7 +35,7 @@ struct Deployment {
   Runtime runtime = Runtime::kNative;
   std::string entry_point;            // of the Python handler: "model.py", or a module
   std::optional<ModelSource> source;  // absent: `serve`'s own model
-  std::optional<std::string> name;
+  std::optional<std::string> name;    // load_models', or the directory's
 
   std::optional<int> tensor_ranks;
   std::optional<int> stages;

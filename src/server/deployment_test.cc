@@ -128,6 +128,7 @@ TEST_F(DeploymentTest, OneTopLevelDirectoryIsUnwrapped) {
   const auto resolve = [&] { return ResolveDeployment(directory_, {}, {}, {}).value(); };
   EXPECT_EQ(resolve().directory, directory_ / "code");
   EXPECT_EQ(resolve().source->text, "gpt2");
+  EXPECT_EQ(resolve().name, directory_.filename());
   Write("other/file", "");
   EXPECT_EQ(resolve().directory, directory_) << "two of them";
   fs::remove_all(directory_ / "other");
@@ -233,7 +234,7 @@ TEST_F(DeploymentTest, ModelsToLoad) {
   const auto resolve = [&](const char* models) {
     return Resolve("option.model_id=/m", {{"SERVING_LOAD_MODELS", models}});
   };
-  EXPECT_EQ(resolve("ALL").name, std::nullopt);
+  EXPECT_EQ(resolve("ALL").name, directory_.filename());
   EXPECT_EQ(resolve("test::Python=/opt/ml/model").name, "test");
   EXPECT_EQ(resolve("[mlp:v1:MPI:*]=/opt/ml/model").name, "mlp");
   EXPECT_THAT(IgnoredKeys(resolve("a=/elsewhere")), ElementsAre("load_models"));
