@@ -97,7 +97,7 @@ class Collector {
     std::vector<std::string_view> names(known_variables_.begin(), known_variables_.end());
     for (const auto& [name, value] : environment_) {
       if (!IsForServers(name) || known_variables_.contains(name) || Trimmed(value).empty()) continue;
-      Remark remark{name, name, NotKnown(NearestName(name, names))};
+      Remark remark{name, name, NotKnown(name, names)};
       if (name.starts_with("OPTION_")) {
         result_.unknown_options.emplace(LowerCase(std::string_view(name).substr(7)), Trimmed(value));
         result_.unknown_option_remarks.push_back(std::move(remark));
@@ -131,7 +131,9 @@ class Collector {
     return setting != nullptr && setting->scope == SettingScope::kModel ? setting : nullptr;
   }
 
-  static std::string NotKnown(std::string_view nearest) {
+  // Comparing takes time: after so many mistakes the rest, which nobody wrote by hand, get no suggestion.
+  std::string NotKnown(std::string_view name, const std::vector<std::string_view>& names) {
+    const std::string_view nearest = suggestions_left_-- > 0 ? NearestName(name, names) : std::string_view();
     return nearest.empty() ? "not known" : fmt::format("not known; did you mean {}?", nearest);
   }
 
@@ -140,7 +142,7 @@ class Collector {
     for (const Setting& setting : Settings()) {
       if (belongs(setting)) names.push_back(setting.name);
     }
-    Remark remark{Displayed(property.key), origin, NotKnown(NearestName(property.key, names))};
+    Remark remark{Displayed(property.key), origin, NotKnown(property.key, names)};
     if (property.key.starts_with(kOptionPrefix) && belongs == InServingProperties) {
       result_.unknown_options.insert_or_assign(property.key.substr(kOptionPrefix.size()),
                                                std::string(Trimmed(property.value)));
@@ -171,6 +173,7 @@ class Collector {
 
   const Environment& environment_;
   CollectedSettings result_;
+  int suggestions_left_ = 64;
   std::set<std::string, std::less<>> known_variables_;
 };
 
