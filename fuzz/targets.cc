@@ -8,6 +8,8 @@
 #include "checkpoint/pickle.h"
 #include "checkpoint/safetensors.h"
 #include "checkpoint/torch_file.h"
+#include "server/setting_text.h"
+#include "server/settings.h"
 #include "tokenizer/tokenizer.h"
 
 namespace bloomery {
@@ -124,6 +126,41 @@ void FuzzHttpBody(std::string_view input) {
       exchange = MakeTgi(request, TgiMode::kByField);
   }
   if (exchange) Answer(**exchange);
+}
+
+void FuzzProperties(std::string_view input) {
+  const auto take = [&input](char end) {
+    const std::size_t length = std::min(input.find(end), input.size());
+    const std::string_view part = input.substr(0, length);
+    input.remove_prefix(std::min(length + 1, input.size()));
+    return part;
+  };
+  const auto serving = ParseProperties(take('\0'), "serving.properties");
+  const auto config = ParseProperties(take('\0'), "config.properties");
+  if (!serving || !config) return;
+  Environment environment;
+  while (!input.empty()) {
+    const std::string_view line = take('\n');
+    const std::size_t equals = std::min(line.find('='), line.size());
+    environment.emplace(line.substr(0, equals), line.substr(std::min(equals + 1, line.size())));
+  }
+  for (const auto* properties : {&*serving, &*config}) {
+    int line = 0;
+    for (const Property& property : *properties) {
+      Require(IsValidUtf8(property.key) && IsValidUtf8(property.value));
+      Require(property.line > line);
+      line = property.line;
+    }
+  }
+  const CollectedSettings collected = CollectSettings(*serving, *config, environment, {});
+  Require(collected.values.size() <= collected.assignments.size());
+  for (const auto& [name, assignment] : collected.values) {
+    Require(assignment.setting == FindSetting(name) && !assignment.value.empty());
+    const std::string wrong = CheckValue(*assignment.setting, assignment.value);
+    Require(wrong.empty() || assignment.setting->type != SettingType::kText);
+  }
+  for (const Remark& remark : collected.without_effect)
+    Require(!remark.text.empty() && IsValidUtf8(Displayed(remark.name)));
 }
 
 }  // namespace bloomery

@@ -11,5 +11,7 @@ void FuzzSafetensors(std::string_view input);
 void FuzzTorchFile(std::string_view input);  // the input as a whole archive, and as a pickle alone
 void FuzzTokenizer(std::string_view input);  // tokenizer.json, a NUL, text to encode
 void FuzzHttpBody(std::string_view input);   // first byte: the dialect; the rest: a body
+// serving.properties; after a NUL config.properties, after another NUL KEY=VALUE lines of an environment.
+void FuzzProperties(std::string_view input);
 
 }  // namespace bloomery

@@ -23,6 +23,7 @@ TEST(FuzzSeeds, Safetensors) { Replay("safetensors_fuzzer", FuzzSafetensors); }
 TEST(FuzzSeeds, Torch) { Replay("torch_fuzzer", FuzzTorchFile); }
 TEST(FuzzSeeds, Tokenizer) { Replay("tokenizer_fuzzer", FuzzTokenizer); }
 TEST(FuzzSeeds, Http) { Replay("http_fuzzer", FuzzHttpBody); }
+TEST(FuzzSeeds, Properties) { Replay("properties_fuzzer", FuzzProperties); }
 
 }  // namespace
 }  // namespace bloomery

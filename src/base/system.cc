@@ -108,6 +108,23 @@ int UsableCores() {
 
 int MachineCores() { return static_cast<int>(std::max(1L, ::sysconf(_SC_NPROCESSORS_ONLN))); }
 
+int UsableNumaNodes() {
+  hwloc_topology_t topology = nullptr;
+  if (hwloc_topology_init(&topology) != 0) return 1;
+  int nodes = 0;
+  hwloc_cpuset_t allowed = hwloc_bitmap_alloc();
+  if (hwloc_topology_load(topology) == 0 &&
+      hwloc_get_cpubind(topology, allowed, HWLOC_CPUBIND_PROCESS) == 0) {
+    for (hwloc_obj_t node = nullptr;
+         (node = hwloc_get_next_obj_by_type(topology, HWLOC_OBJ_NUMANODE, node)) != nullptr;) {
+      if (hwloc_bitmap_intersects(node->cpuset, allowed) != 0) ++nodes;
+    }
+  }
+  hwloc_bitmap_free(allowed);
+  hwloc_topology_destroy(topology);
+  return std::max(1, nodes);
+}
+
 void BindToShareOfCores(int share, int shares) {
   g_shares_of_quota = shares;
   hwloc_topology_t topology = nullptr;

@@ -20,6 +20,9 @@ int UsableCores();
 // Cores of the machine that are running, whoever may use them.
 int MachineCores();
 
+// NUMA nodes with cores this process may run on (hwloc); at least 1.
+int UsableNumaNodes();
+
 // Binds this process, and threads that it starts from now on, to one of `shares` equal runs of its cores in
 // the order of the machine's topology (hwloc): cores of one NUMA node stay together, and memory touched first
 // by them lies there. Where there are fewer cores than shares, several shares are the same core. A CPU quota

@@ -2,6 +2,8 @@
 
 #include <gtest/gtest.h>
 
+#include <filesystem>
+#include <string>
 #include <thread>
 #include <vector>
 
@@ -12,6 +14,16 @@ TEST(System, MemoryAndCoresAreWithinTheMachine) {
   EXPECT_GT(AvailableMemoryBytes(), 16U << 20U);
   EXPECT_GE(UsableCores(), 1);
   EXPECT_LE(UsableCores(), static_cast<int>(std::thread::hardware_concurrency()));
+}
+
+TEST(System, NumaNodesAreThoseOfLinux) {
+  int nodes = 0;
+  for (const auto& entry : std::filesystem::directory_iterator("/sys/devices/system/node")) {
+    const std::string name = entry.path().filename().string();
+    if (name.starts_with("node") && name.size() > 4) ++nodes;
+  }
+  EXPECT_GE(UsableNumaNodes(), 1);
+  EXPECT_LE(UsableNumaNodes(), nodes);
 }
 
 TEST(System, PeakRssFollowsAllocation) {

@@ -10,6 +10,7 @@ namespace bloomery {
 
 void AddGenerate(CLI::App& app);
 void AddBench(CLI::App& app);
+void AddConfig(CLI::App& app);
 void AddInfo(CLI::App& app);
 void AddTokenize(CLI::App& app);
 void AddPerplexity(CLI::App& app);

@@ -31,6 +31,7 @@ int main(int argc, char** argv) {
       [&log_level] { bloomery::ExitOnError(bloomery::InitLogging(log_level, "bloomery")); });
   bloomery::AddGenerate(app);
   bloomery::AddServe(app);
+  bloomery::AddConfig(app);
   bloomery::AddBench(app);
   bloomery::AddShard(app);
   bloomery::AddInfo(app);

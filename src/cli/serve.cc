@@ -10,6 +10,7 @@
 #include "cli/commands.h"
 #include "cli/options.h"
 #include "cli/ranks.h"
+#include "cli/serve_flags.h"
 #include "server/server.h"
 #include "worker/engine_client.h"
 #include "worker/engine_worker.h"
@@ -20,18 +21,6 @@ namespace {
 namespace asio = boost::asio;
 
 constexpr int kWorkerSocketFd = 3;  // of an engine that is one process
-
-struct ServeFlags {
-  ModelFlags model;
-  ServerOptions server;
-  std::string name;
-  std::string api_key_file;
-  std::string max_body = "64MiB";
-  std::string batch_shape = "pipeline";
-  double request_timeout_s = 0;
-  double drain_timeout_s = 30;
-  double step_timeout_s = 300;
-};
 
 // The engine process, or each of its ranks, gets the model flags as the gateway got them.
 Result<std::vector<std::string>> WorkerCommand(const ServeFlags& flags, const LoadOptions& options) {
@@ -167,6 +156,10 @@ void AddServe(CLI::App& app) {
   auto flags = std::make_shared<ServeFlags>();
   CLI::App* command =
       app.add_subcommand("serve", "Serve a model over HTTP: SageMaker, OpenAI and TGI dialects");
+  command->footer(
+      "MODEL may hold a serving.properties. It and the variables of DJL Serving's and SageMaker's containers "
+      "then "
+      "set what no flag here does; `bloomery config MODEL` shows how.");
   AddModelFlags(*command, flags->model, /*with_shapes=*/true);
   AddRankFlags(*command, flags->model);
   command->add_option("--host", flags->server.host, "Address to listen on; 0.0.0.0 for all")
@@ -207,7 +200,10 @@ void AddServe(CLI::App& app) {
                    "Seconds after which an engine that has work and makes no step is restarted; 0: never")
       ->check(CLI::NonNegativeNumber)
       ->capture_default_str();
-  command->callback([flags] { ExitOnError(Serve(*flags)); });
+  command->callback([flags, command] {
+    ExitOnError(TakeDeployment(*flags, GivenFlags(*command)));
+    ExitOnError(Serve(*flags));
+  });
 }
 
 void AddWorker(CLI::App& app) {

@@ -159,7 +159,8 @@ class Connection {
     const std::string_view target = View(head.target());
     path_ = target.substr(0, target.find('?'));
     route_ = FindRoute(path_);
-    for (const char* name : {"x-request-id", "X-Amzn-SageMaker-Inference-Id"}) {
+    for (const std::string_view name : {std::string_view(server_.options().request_id_header),
+                                        std::string_view("X-Amzn-SageMaker-Inference-Id")}) {
       if (const std::string_view id = View(head[name]); IsPlainToken(id)) request_id_ = id;
     }
   }

@@ -15,6 +15,7 @@ struct ServerOptions {
   std::uint16_t port = 8080;          // 0: any free one
   std::vector<std::string> api_keys;  // empty: no authentication
   BatchShape batch_shape = BatchShape::kPipeline;
+  std::string request_id_header = "x-request-id";  // whose value becomes a request's id
 
   std::uint32_t max_header_bytes = 16U << 10U;
   std::uint64_t max_body_bytes = 64U << 20U;

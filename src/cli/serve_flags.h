@@ -1,0 +1,32 @@
+// The flags of `bloomery serve`, and how a deployment fills those that were not given.
+#pragma once
+
+#include <string>
+
+#include "cli/options.h"
+#include "server/deployment.h"
+#include "server/options.h"
+
+namespace bloomery {
+
+struct ServeFlags {
+  ModelFlags model;
+  ServerOptions server;
+  std::string name;
+  std::string api_key_file;
+  std::string max_body = "64MiB";
+  std::string batch_shape = "pipeline";
+  double request_timeout_s = 0;
+  double drain_timeout_s = 30;
+  double step_timeout_s = 300;
+};
+
+// Of the flags that a deployment can set, those on the command line.
+CommandLine GivenFlags(const CLI::App& command);
+
+// Where MODEL is a deployment made for DJL Serving's, SageMaker's or Hugging Face's containers, or the
+// environment is such a one's: flags that are not in `given` take its values, and the log says which, from
+// where, and what has no effect. Fails where the deployment cannot be honoured.
+Status TakeDeployment(ServeFlags& flags, const CommandLine& given);
+
+}  // namespace bloomery
