@@ -1,5 +1,6 @@
-// AWS Signature Version 4, for requests signed in their headers. Ours because libcurl's own signer of Debian 12
-// fails on keys with "=" and on queries that are not sorted. Left out: presigned URLs, chunk signatures, SigV4A.
+// AWS Signature Version 4, for requests signed in their headers. Ours because libcurl's own signer of Debian
+// 12 fails on keys with "=" and on queries that are not sorted. Left out: presigned URLs, chunk signatures,
+// SigV4A.
 //
 // The algorithm: "Create a signed AWS API request" in the IAM user guide.
 #pragma once

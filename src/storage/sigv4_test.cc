@@ -25,7 +25,13 @@ struct SuiteCase {
 TEST(SigV4, PublishedSuite) {
   const std::string unreserved = "-._~0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz";
   const std::vector<SuiteCase> cases = {
-      {"get-vanilla", "GET", "/", {}, {}, "", "5fa00fa31553b73ebf1942676e86291e8372ff2a2260956d9b8aae1d763fbf31"},
+      {"get-vanilla",
+       "GET",
+       "/",
+       {},
+       {},
+       "",
+       "5fa00fa31553b73ebf1942676e86291e8372ff2a2260956d9b8aae1d763fbf31"},
       {"get-vanilla-query-order-key-case",
        "GET",
        "/",
@@ -79,8 +85,9 @@ TEST(SigV4, PublishedSuite) {
         {.method = c.method, .path = c.path, .query = query, .headers = headers, .payload_hash = hash},
         {"AKIDEXAMPLE", "wJalrXUtnFEMI/K7MDENG+bPxRfiCYEXAMPLEKEY", "us-east-1", "service"});
     EXPECT_THAT(value, testing::EndsWith(fmt::format("Signature={}", c.signature))) << c.name;
-    EXPECT_THAT(value, testing::StartsWith("AWS4-HMAC-SHA256 Credential=AKIDEXAMPLE/20150830/us-east-1/service/"
-                                           "aws4_request, SignedHeaders="));
+    EXPECT_THAT(value,
+                testing::StartsWith("AWS4-HMAC-SHA256 Credential=AKIDEXAMPLE/20150830/us-east-1/service/"
+                                    "aws4_request, SignedHeaders="));
   }
 }
 
