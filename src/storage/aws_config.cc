@@ -99,7 +99,8 @@ Result<AwsProfile> AwsProfile::Load(const EnvReader& env) {
                 chosen);
   }
   if (const std::string services = profile.Get("services"); !services.empty()) {
-    for (const auto& [key, value] : config["services " + services]) profile.values_["services." + key] = value;
+    for (const auto& [key, value] : config["services " + services])
+      profile.values_["services." + key] = value;
   }
   return profile;
 }
@@ -141,7 +142,8 @@ Result<AwsEndpoint> FindS3Endpoint(HttpClient& http, const EnvReader& env) {
                             profile.Get("services.s3.endpoint_url"), profile.Get("endpoint_url")});
   }
   while (endpoint.url.ends_with('/')) endpoint.url.pop_back();
-  if (!endpoint.url.empty() && !endpoint.url.starts_with("http://") && !endpoint.url.starts_with("https://")) {
+  if (!endpoint.url.empty() && !endpoint.url.starts_with("http://") &&
+      !endpoint.url.starts_with("https://")) {
     return Fail(ErrorCode::kInvalidArgument,
                 "the S3 endpoint \"{}\" is no URL; write http://host:port or https://host", endpoint.url);
   }

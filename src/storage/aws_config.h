@@ -1,6 +1,6 @@
 // What AWS's tools read from the environment and from ~/.aws: profiles, the region, and endpoints other than
-// AWS's own. Credentials are credentials.h. Left out: profiles of single sign-on, credential_process and roles
-// assumed through other profiles, which are refused by name and never passed over in silence.
+// AWS's own. Credentials are credentials.h. Left out: profiles of single sign-on, credential_process and
+// roles assumed through other profiles, which are refused by name and never passed over in silence.
 #pragma once
 
 #include <functional>
@@ -32,13 +32,14 @@ class AwsProfile {
 };
 
 struct AwsEndpoint {
-  std::string region;  // a bucket elsewhere is found by its redirect
-  std::string url;     // "" for AWS's own
+  std::string region{};  // a bucket elsewhere is found by its redirect
+  std::string url;       // "" for AWS's own
   bool path_style = false;
 };
 
 // Region: AWS_REGION, AWS_DEFAULT_REGION, the profile, the instance's metadata, us-east-1. Endpoint:
-// AWS_ENDPOINT_URL_S3, AWS_ENDPOINT_URL, the profile's; AWS_IGNORE_CONFIGURED_ENDPOINT_URLS=true ignores them.
+// AWS_ENDPOINT_URL_S3, AWS_ENDPOINT_URL, the profile's; AWS_IGNORE_CONFIGURED_ENDPOINT_URLS=true ignores
+// them.
 Result<AwsEndpoint> FindS3Endpoint(HttpClient& http, const EnvReader& env);
 
 // One value of the instance's metadata (IMDSv2), such as "placement/region". kNotFound where the service is

@@ -13,8 +13,8 @@ namespace {
 
 using std::chrono::system_clock;
 
-// Credentials are checked when a request arrives, not while it lasts, so minutes are enough; and containers and
-// instances have new ones to give five minutes before the old ones expire.
+// Credentials are checked when a request arrives, not while it lasts, so minutes are enough; and containers
+// and instances have new ones to give five minutes before the old ones expire.
 constexpr std::chrono::minutes kRefreshBefore{5};
 constexpr int kAttempts = 3;
 constexpr std::uint64_t kMaxTokenBytes = 64U << 10U;
@@ -103,8 +103,8 @@ Result<AwsCredentials> AssumeWebIdentity(HttpClient& http, const EnvReader& env,
   document.load_buffer(response.body.data(), response.body.size());
   if (response.status != 200) {
     const std::string code = document.child("ErrorResponse").child("Error").child_value("Code");
-    return Denied(fmt::format("{}: STS answers {} {}; check the role's trust policy", source, response.status,
-                              code));
+    return Denied(
+        fmt::format("{}: STS answers {} {}; check the role's trust policy", source, response.status, code));
   }
   const pugi::xml_node node = document.child("AssumeRoleWithWebIdentityResponse")
                                   .child("AssumeRoleWithWebIdentityResult")

@@ -4,7 +4,8 @@
 //   1. AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY, AWS_SESSION_TOKEN
 //   2. a web identity: AWS_WEB_IDENTITY_TOKEN_FILE and AWS_ROLE_ARN, or the profile's (EKS)
 //   3. the profile's keys (aws_config.h)
-//   4. the container's: AWS_CONTAINER_CREDENTIALS_RELATIVE_URI or _FULL_URI (ECS, SageMaker, EKS Pod Identity)
+//   4. the container's: AWS_CONTAINER_CREDENTIALS_RELATIVE_URI or _FULL_URI (ECS, SageMaker, EKS Pod
+//   Identity)
 //   5. the instance's role (IMDSv2)
 #pragma once
 

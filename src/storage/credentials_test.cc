@@ -80,9 +80,10 @@ TEST_F(Credentials, OfAProfile) {
   WriteFile(".aws/credentials",
             "# a comment\n[default]\naws_access_key_id = D\naws_secret_access_key = x\n"
             "[work]\naws_access_key_id=W\naws_secret_access_key=with=equals\naws_session_token=t\n");
-  WriteFile(".aws/config",
-            "[default]\nregion = eu-north-1\n[profile work]\nregion=ap-south-1\naws_access_key_id=overridden\n"
-            "endpoint_url = http://minio:9000/\ns3 =\n  addressing_style = virtual\n");
+  WriteFile(
+      ".aws/config",
+      "[default]\nregion = eu-north-1\n[profile work]\nregion=ap-south-1\naws_access_key_id=overridden\n"
+      "endpoint_url = http://minio:9000/\ns3 =\n  addressing_style = virtual\n");
   FakeHttp http = Nothing();
   EXPECT_EQ((*Get(http))->access_key_id, "D");
   EXPECT_EQ(FindS3Endpoint(http, Env())->region, "eu-north-1");
@@ -115,7 +116,8 @@ TEST_F(Credentials, FilesElsewhereAndServicesSections) {
   env_["AWS_SHARED_CREDENTIALS_FILE"] =
       WriteFile("elsewhere/c", "[default]\naws_access_key_id=E\naws_secret_access_key=x\n").string();
   env_["AWS_CONFIG_FILE"] =
-      WriteFile("elsewhere/f", "[default]\nservices = lab\n[services lab]\ns3 =\n  endpoint_url = http://lab:1\n")
+      WriteFile("elsewhere/f",
+                "[default]\nservices = lab\n[services lab]\ns3 =\n  endpoint_url = http://lab:1\n")
           .string();
   FakeHttp http = Nothing();
   EXPECT_EQ((*Get(http))->access_key_id, "E");
@@ -168,9 +170,10 @@ TEST_F(Credentials, OfAWebIdentity) {
   EXPECT_EQ((*got)->access_key_id, "ASIA");
   EXPECT_EQ((*got)->session_token, "t");
   EXPECT_TRUE((*got)->expires);
-  EXPECT_EQ(body,
-            "Action=AssumeRoleWithWebIdentity&RoleArn=arn%3Aaws%3Aiam%3A%3A1%3Arole%2Fr&RoleSessionName=bloomery"
-            "&Version=2011-06-15&WebIdentityToken=eyJ.the-token");
+  EXPECT_EQ(
+      body,
+      "Action=AssumeRoleWithWebIdentity&RoleArn=arn%3Aaws%3Aiam%3A%3A1%3Arole%2Fr&RoleSessionName=bloomery"
+      "&Version=2011-06-15&WebIdentityToken=eyJ.the-token");
 
   status = 400;
   const auto refused = Get(http);

@@ -38,7 +38,8 @@ class FakeHttp final : public HttpClient {
       RETURN_IF_ERROR(request.sink->Begin(head));
       constexpr std::size_t kPiece = 1000;  // a body comes in pieces
       for (std::size_t at = 0; at < sent; at += kPiece) {
-        const std::string_view piece = std::string_view(response.body).substr(at, std::min(kPiece, sent - at));
+        const std::string_view piece =
+            std::string_view(response.body).substr(at, std::min(kPiece, sent - at));
         RETURN_IF_ERROR(request.sink->Write(std::as_bytes(std::span(piece))));
       }
       response.body.clear();

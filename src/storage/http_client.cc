@@ -11,7 +11,8 @@
 namespace bloomery {
 namespace {
 
-// libcurl's largest: a quarter of the calls and of the wake-ups that its default of 16 KiB would cost at 1 GB/s.
+// libcurl's largest: a quarter of the calls and of the wake-ups that its default of 16 KiB would cost at 1
+// GB/s.
 constexpr long kReceiveBufferBytes = 512L << 10U;
 constexpr long kStallBytesPerSecond = 1024;
 
@@ -198,8 +199,7 @@ class CurlClient final : public HttpClient {
       ::curl_easy_setopt(handle, CURLOPT_SEEKFUNCTION, OnRewind);
       ::curl_easy_setopt(handle, CURLOPT_SEEKDATA, &transfer);
     }
-    if (request.method != "HEAD")
-      ::curl_easy_setopt(handle, CURLOPT_CUSTOMREQUEST, request.method.c_str());
+    if (request.method != "HEAD") ::curl_easy_setopt(handle, CURLOPT_CUSTOMREQUEST, request.method.c_str());
   }
 
   // The last one put back comes first: its connection is the least likely to have been closed.

@@ -41,7 +41,7 @@ struct HttpRequest {
   std::string url{};
   std::vector<std::pair<std::string, std::string>> headers{};
   std::span<const std::byte> body{};  // must live as long as Perform
-  BodySink* sink = nullptr;         // null: the body goes into the response
+  BodySink* sink = nullptr;           // null: the body goes into the response
   // A transfer slower than 1 KiB/s for so long has stalled.
   std::chrono::seconds stall_timeout{20};
   std::chrono::seconds connect_timeout{10};
@@ -61,13 +61,14 @@ class HttpClient {
   virtual ~HttpClient() = default;
 
   // Any status is an answer. Errors: kUnavailable (no connection, a reset, a body cut short),
-  // kDeadlineExceeded, kCancelled, kPermissionDenied (a certificate that cannot be trusted), kTooLarge, or the
-  // sink's. Redirects are answers too: whoever follows one signs it anew. Messages hold scheme, host and path of
-  // the URL, not its query.
+  // kDeadlineExceeded, kCancelled, kPermissionDenied (a certificate that cannot be trusted), kTooLarge, or
+  // the sink's. Redirects are answers too: whoever follows one signs it anew. Messages hold scheme, host and
+  // path of the URL, not its query.
   virtual Result<HttpResponse> Perform(const HttpRequest& request) = 0;
 };
 
-// Certificates are checked against the system's store, or AWS_CA_BUNDLE. Proxies come from the usual variables.
+// Certificates are checked against the system's store, or AWS_CA_BUNDLE. Proxies come from the usual
+// variables.
 std::unique_ptr<HttpClient> MakeHttpClient();
 
 }  // namespace bloomery
