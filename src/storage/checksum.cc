@@ -51,8 +51,7 @@ Word UpdateByTable(const Tables<Word>& tables, Word crc, const unsigned char* da
     for (std::size_t byte = 0; byte < kSlices; ++byte)
       crc ^= tables[kSlices - 1 - byte][(words[byte / 8] >> (8 * (byte % 8))) & 0xFF];
   }
-  for (; size > 0; ++data, --size)
-    crc = static_cast<Word>((crc >> 8) ^ tables[0][(crc ^ *data) & 0xFF]);
+  for (; size > 0; ++data, --size) crc = static_cast<Word>((crc >> 8) ^ tables[0][(crc ^ *data) & 0xFF]);
   return crc;
 }
 
@@ -186,7 +185,8 @@ std::string ChecksumOf(ChecksumKind kind, std::span<const std::byte> bytes) {
   return checksum.Finish();
 }
 
-std::string CombineCrcs(ChecksumKind kind, const std::string& a, const std::string& b, std::uint64_t b_bytes) {
+std::string CombineCrcs(ChecksumKind kind, const std::string& a, const std::string& b,
+                        std::uint64_t b_bytes) {
   switch (kind) {
     case ChecksumKind::kCrc32:
       return Combine(kCrc32Polynomial, a, b, b_bytes);
@@ -199,9 +199,9 @@ std::string CombineCrcs(ChecksumKind kind, const std::string& a, const std::stri
 
 std::string ToBase64(std::string_view bytes) {
   std::string text(4 * ((bytes.size() + 2) / 3) + 1, '\0');
-  const int size = ::EVP_EncodeBlock(reinterpret_cast<unsigned char*>(text.data()),
-                                     reinterpret_cast<const unsigned char*>(bytes.data()),
-                                     static_cast<int>(bytes.size()));
+  const int size =
+      ::EVP_EncodeBlock(reinterpret_cast<unsigned char*>(text.data()),
+                        reinterpret_cast<const unsigned char*>(bytes.data()), static_cast<int>(bytes.size()));
   text.resize(static_cast<std::size_t>(size));
   return text;
 }
@@ -209,9 +209,9 @@ std::string ToBase64(std::string_view bytes) {
 std::optional<std::string> FromBase64(std::string_view text) {
   if (text.empty() || text.size() % 4 != 0 || text.size() > 1024) return std::nullopt;
   std::string bytes(text.size() / 4 * 3, '\0');
-  const int size = ::EVP_DecodeBlock(reinterpret_cast<unsigned char*>(bytes.data()),
-                                     reinterpret_cast<const unsigned char*>(text.data()),
-                                     static_cast<int>(text.size()));
+  const int size =
+      ::EVP_DecodeBlock(reinterpret_cast<unsigned char*>(bytes.data()),
+                        reinterpret_cast<const unsigned char*>(text.data()), static_cast<int>(text.size()));
   if (size < 0) return std::nullopt;
   const std::size_t padding = text.ends_with("==") ? 2 : (text.ends_with('=') ? 1 : 0);
   bytes.resize(static_cast<std::size_t>(size) - padding);

@@ -1,5 +1,6 @@
-// The checksums that object stores keep of objects, computed as bytes arrive. CRCs of consecutive pieces combine
-// into that of the whole, so that pieces may come in any order; MD5 and SHA-256 need theirs in sequence.
+// The checksums that object stores keep of objects, computed as bytes arrive. CRCs of consecutive pieces
+// combine into that of the whole, so that pieces may come in any order; MD5 and SHA-256 need theirs in
+// sequence.
 #pragma once
 
 #include <array>
@@ -14,6 +15,9 @@
 namespace bloomery {
 
 enum class ChecksumKind : std::uint8_t { kCrc32, kCrc32c, kCrc64Nvme, kMd5, kSha256 };
+inline constexpr std::array<ChecksumKind, 5> kChecksumKinds = {ChecksumKind::kCrc32, ChecksumKind::kCrc32c,
+                                                               ChecksumKind::kCrc64Nvme, ChecksumKind::kMd5,
+                                                               ChecksumKind::kSha256};
 
 // "crc32c": as in the header x-amz-checksum-crc32c.
 std::string_view ChecksumName(ChecksumKind kind);

@@ -21,6 +21,7 @@ struct S3Client::Call {
   std::vector<NameValue> headers = {};
   std::span<const std::byte> body = {};
   BodySink* sink = nullptr;
+  const std::atomic<bool>* cancel = nullptr;  // null: the client's
 };
 
 namespace {
@@ -28,7 +29,8 @@ namespace {
 constexpr std::chrono::milliseconds kLongestWait{20'000};
 constexpr std::chrono::milliseconds kCancelPoll{20};
 constexpr std::chrono::seconds kStallTimeout{20};
-// S3 takes the parts of an upload apart and puts them together when it is finished: minutes for hundreds of GB.
+// S3 takes the parts of an upload apart and puts them together when it is finished: minutes for hundreds of
+// GB.
 constexpr std::chrono::seconds kFinishTimeout{600};
 // Keys of a page are 1,000; a listing that never ends is not one.
 constexpr int kMaxPages = 10'000;
@@ -126,8 +128,8 @@ S3Head ParseS3Head(const HttpResponse& response) {
     head.checksum = std::move(checksum);
     return head;
   }
-  // An ETag is the MD5 of the bytes, or of their parts' MD5s, unless they are encrypted with a key of KMS or of
-  // the client's.
+  // An ETag is the MD5 of the bytes, or of their parts' MD5s, unless they are encrypted with a key of KMS or
+  // of the client's.
   const std::string_view encryption = response.Header("x-amz-server-side-encryption");
   if (encryption.starts_with("aws:") ||
       !response.Header("x-amz-server-side-encryption-customer-algorithm").empty())
@@ -154,8 +156,8 @@ std::string S3Client::RegionOf(const std::string& bucket) {
   return found == regions_.end() ? options_.endpoint.region : found->second;
 }
 
-// Scheme and host, and whether the bucket goes into the path. Not into the host's name where it has dots: AWS's
-// certificate stands for one label.
+// Scheme and host, and whether the bucket goes into the path. Not into the host's name where it has dots:
+// AWS's certificate stands for one label.
 std::string S3Client::BaseUrl(const std::string& bucket, const std::string& region, bool& path_style) const {
   const std::string& url = options_.endpoint.url;
   const bool odd_name = bucket.find_first_of("._ABCDEFGHIJKLMNOPQRSTUVWXYZ") != std::string::npos;
@@ -183,13 +185,14 @@ Result<HttpResponse> S3Client::PerformOnce(const Call& call,
   const std::size_t endpoint_path = base.find('/', base.find("://") + 3);
   if (endpoint_path != std::string::npos) path = base.substr(endpoint_path) + path;
 
-  HttpRequest request{.method = std::string(call.method),
-                      .url = base.substr(0, endpoint_path) + path + (query.empty() ? "" : "?" + query),
-                      .headers = call.headers,
-                      .body = call.body,
-                      .sink = call.sink,
-                      .stall_timeout = call.query.empty() || call.method != "POST" ? kStallTimeout : kFinishTimeout,
-                      .cancel = options_.cancel};
+  HttpRequest request{
+      .method = std::string(call.method),
+      .url = base.substr(0, endpoint_path) + path + (query.empty() ? "" : "?" + query),
+      .headers = call.headers,
+      .body = call.body,
+      .sink = call.sink,
+      .stall_timeout = call.query.empty() || call.method != "POST" ? kStallTimeout : kFinishTimeout,
+      .cancel = call.cancel != nullptr ? call.cancel : options_.cancel};
   if (credentials) {
     // TLS vouches for the body; in the clear its hash is signed.
     const std::string hash = call.body.empty() || !base.starts_with("https:") ? HexSha256(call.body)
@@ -214,19 +217,19 @@ S3Client::Next S3Client::Judge(const Call& call, const HttpResponse& response,
   if (response.status / 100 == 2 && !error_in_body) return Next::kDone;
   const ServiceError error = ParseError(response);
   const int status = response.status;
-  const bool elsewhere = OneOf(error.code, {"PermanentRedirect", "TemporaryRedirect", "AuthorizationHeaderMalformed",
-                                            "IllegalLocationConstraintException"}) ||
-                         response.status == 301 || response.status == 307 ||
-                         (call.method == "HEAD" && response.status == 400);
+  const bool elsewhere =
+      OneOf(error.code, {"PermanentRedirect", "TemporaryRedirect", "AuthorizationHeaderMalformed",
+                         "IllegalLocationConstraintException"}) ||
+      response.status == 301 || response.status == 307 || (call.method == "HEAD" && response.status == 400);
   if (elsewhere && IsRegionName(error.region) && error.region != RegionOf(call.object.bucket)) {
     const std::scoped_lock lock(mutex_);
     regions_[call.object.bucket] = error.region;
     return Next::kRetryAtOnce;
   }
   // HEAD has no body to say why.
-  const bool maybe_expired = OneOf(error.code, {"ExpiredToken", "TokenRefreshRequired", "ExpiredTokenException"}) ||
-                             (call.method == "HEAD" && (status == 400 || status == 403) &&
-                              credentials && credentials->expires);
+  const bool maybe_expired =
+      OneOf(error.code, {"ExpiredToken", "TokenRefreshRequired", "ExpiredTokenException"}) ||
+      (call.method == "HEAD" && (status == 400 || status == 403) && credentials && credentials->expires);
   if (maybe_expired && credentials && attempt <= 2) {
     credentials_.Expire(*credentials);
     return Next::kRetryAtOnce;
@@ -237,14 +240,14 @@ S3Client::Next S3Client::Judge(const Call& call, const HttpResponse& response,
   return busy ? Next::kRetry : Next::kFail;
 }
 
-Status S3Client::Wait(int attempt) {
+Status S3Client::Wait(int attempt, const std::atomic<bool>* cancel) {
   ++retries_;
   const auto longest = std::min(kLongestWait, options_.first_wait * (1L << std::min(attempt, 20)));
   thread_local std::mt19937 random{std::random_device{}()};
   std::uniform_int_distribution<std::int64_t> share(longest.count() / 4, longest.count());
   const auto end = std::chrono::steady_clock::now() + std::chrono::milliseconds(share(random));
   while (std::chrono::steady_clock::now() < end) {
-    if (options_.cancel != nullptr && *options_.cancel) return Fail(ErrorCode::kCancelled, "interrupted");
+    if (cancel != nullptr && *cancel) return Fail(ErrorCode::kCancelled, "interrupted");
     std::this_thread::sleep_for(
         std::min<std::chrono::nanoseconds>(kCancelPoll, end - std::chrono::steady_clock::now()));
   }
@@ -252,6 +255,7 @@ Status S3Client::Wait(int attempt) {
 }
 
 Result<HttpResponse> S3Client::Perform(const Call& call) {
+  const std::atomic<bool>* cancel = call.cancel != nullptr ? call.cancel : options_.cancel;
   for (int attempt = 1;; ++attempt) {
     ASSIGN_OR_RETURN(const auto credentials, credentials_.Get());
     auto response = PerformOnce(call, credentials);
@@ -260,7 +264,7 @@ Result<HttpResponse> S3Client::Perform(const Call& call) {
       const bool passing = code == ErrorCode::kUnavailable || code == ErrorCode::kDeadlineExceeded;
       if (!passing || attempt >= options_.attempts) return response;
       spdlog::debug("{} {}: {}; trying again", call.action, call.object.ToString(), response.error().message);
-      RETURN_IF_ERROR(Wait(attempt));
+      RETURN_IF_ERROR(Wait(attempt, cancel));
       continue;
     }
     const Next next = Judge(call, *response, credentials, attempt);
@@ -268,7 +272,7 @@ Result<HttpResponse> S3Client::Perform(const Call& call) {
     if (next == Next::kFail || attempt >= options_.attempts)
       return std::unexpected(Describe(call, *response, credentials));
     spdlog::debug("{} {}: status {}; trying again", call.action, call.object.ToString(), response->status);
-    if (next == Next::kRetry) RETURN_IF_ERROR(Wait(attempt));
+    if (next == Next::kRetry) RETURN_IF_ERROR(Wait(attempt, cancel));
   }
 }
 
@@ -305,11 +309,12 @@ Error S3Client::Describe(const Call& call, const HttpResponse& response,
   if (code == "RequestTimeTooSkewed")
     return made(ErrorCode::kPermissionDenied, "the clock of this host is wrong by more than 15 minutes");
   if (response.status == 401 || response.status == 403) {
-    return made(ErrorCode::kPermissionDenied,
-                fmt::format("{} was refused ({}) with {}; check that the user, role and bucket policies allow "
-                            "{} on arn:aws:s3:::{}/{}*",
-                            call.action, code.empty() ? "AccessDenied" : code, who, call.action,
-                            call.object.bucket, call.object.key));
+    return made(
+        ErrorCode::kPermissionDenied,
+        fmt::format("{} was refused ({}) with {}; check that the user, role and bucket policies allow "
+                    "{} on arn:aws:s3:::{}/{}*",
+                    call.action, code.empty() ? "AccessDenied" : code, who, call.action, call.object.bucket,
+                    call.object.key));
   }
   const std::string status =
       fmt::format("{} was answered with {}{}{}", call.action, response.status, code.empty() ? "" : " ", code);
@@ -334,17 +339,20 @@ Result<std::vector<S3Object>> S3Client::List(const std::string& bucket, const st
     if (!token.empty()) call.query.emplace_back("continuation-token", token);
     ASSIGN_OR_RETURN(const HttpResponse response, Perform(call));
     pugi::xml_document document;
-    const pugi::xml_parse_result parsed =
-        document.load_buffer(response.body.data(), response.body.size(), pugi::parse_default | pugi::parse_ws_pcdata);
+    const pugi::xml_parse_result parsed = document.load_buffer(response.body.data(), response.body.size(),
+                                                               pugi::parse_default | pugi::parse_ws_pcdata);
     const pugi::xml_node result = document.child("ListBucketResult");
     if (!parsed || !result)
-      return Fail(ErrorCode::kCorrupt, "s3://{}: the answer is not a listing; is the endpoint one of S3?", bucket);
+      return Fail(ErrorCode::kCorrupt, "s3://{}: the answer is not a listing; is the endpoint one of S3?",
+                  bucket);
     const bool encoded = std::string_view(result.child_value("EncodingType")) == "url";
     for (const pugi::xml_node node : result.children("Contents")) {
       const std::string_view key = node.child_value("Key");
+      std::string etag = node.child_value("ETag");
+      if (!etag.empty() && etag.find('"') == std::string::npos) etag = fmt::format("\"{}\"", etag);
       objects.push_back({.key = encoded ? UrlDecoded(key) : std::string(key),
                          .size_bytes = ParseNumber(node.child_value("Size")).value_or(0),
-                         .etag = node.child_value("ETag")});
+                         .etag = std::move(etag)});
       if (objects.size() == limit) return objects;
     }
     token = result.child_value("NextContinuationToken");
@@ -362,8 +370,8 @@ Result<S3Head> S3Client::Head(const S3Uri& object, int part) {
 }
 
 Status S3Client::Get(const S3Uri& object, std::optional<S3Range> range, const std::string& etag,
-                     BodySink& sink) {
-  Call call{.action = "s3:GetObject", .method = "GET", .object = object, .sink = &sink};
+                     BodySink& sink, const std::atomic<bool>* cancel) {
+  Call call{.action = "s3:GetObject", .method = "GET", .object = object, .sink = &sink, .cancel = cancel};
   if (range) {
     call.headers.emplace_back("range",
                               fmt::format("bytes={}-{}", range->offset, range->offset + range->bytes - 1));

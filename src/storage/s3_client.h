@@ -1,7 +1,7 @@
-// The requests of Amazon S3's API that moving models takes, against S3 and what speaks its protocol (MinIO, Ceph,
-// moto, versitygw): signed, tried again when the service is busy or the network fails, and with errors that say
-// what was refused and what to check. Left out: whole directories (download.h, upload.h), and everything that
-// administers buckets.
+// The requests of Amazon S3's API that moving models takes, against S3 and what speaks its protocol (MinIO,
+// Ceph, moto, versitygw): signed, tried again when the service is busy or the network fails, and with errors
+// that say what was refused and what to check. Left out: whole directories (download.h, upload.h), and
+// everything that administers buckets.
 #pragma once
 
 #include <atomic>
@@ -32,8 +32,8 @@ struct S3Uri {
 };
 
 bool IsS3Uri(std::string_view text);
-// kInvalidArgument for what is no s3://bucket or s3://bucket/key. The key is taken as it stands: "%20" is three
-// characters.
+// kInvalidArgument for what is no s3://bucket or s3://bucket/key. The key is taken as it stands: "%20" is
+// three characters.
 Result<S3Uri> ParseS3Uri(std::string_view text);
 
 struct S3Object {
@@ -92,9 +92,11 @@ class S3Client {
   // `part`: of the object's part with this number, from 1, as it was uploaded; 0: of the whole.
   Result<S3Head> Head(const S3Uri& object, int part = 0);
 
-  // The object, or a range of it, into `sink`, whose Begin is called again when a transfer is begun anew. Only if
-  // it is still the one with this ETag, where one is given: kCorrupt when it has changed.
-  Status Get(const S3Uri& object, std::optional<S3Range> range, const std::string& etag, BodySink& sink);
+  // The object, or a range of it, into `sink`, whose Begin is called again when a transfer is begun anew.
+  // Only if it is still the one with this ETag, where one is given: kCorrupt when it has changed. `cancel`
+  // stands in for the client's own.
+  Status Get(const S3Uri& object, std::optional<S3Range> range, const std::string& etag, BodySink& sink,
+             const std::atomic<bool>* cancel = nullptr);
 
   // The service checks what arrives against the CRC-32C that is sent with it.
   Status Put(const S3Uri& object, std::span<const std::byte> bytes);
@@ -114,11 +116,11 @@ class S3Client {
 
   Result<HttpResponse> Perform(const Call& call);
   Result<HttpResponse> PerformOnce(const Call& call, const std::optional<AwsCredentials>& credentials);
-  Next Judge(const Call& call, const HttpResponse& response,
-             const std::optional<AwsCredentials>& credentials, int attempt);
+  Next Judge(const Call& call, const HttpResponse& response, const std::optional<AwsCredentials>& credentials,
+             int attempt);
   Error Describe(const Call& call, const HttpResponse& response,
                  const std::optional<AwsCredentials>& credentials) const;
-  Status Wait(int attempt);
+  Status Wait(int attempt, const std::atomic<bool>* cancel);
   std::string RegionOf(const std::string& bucket);
   std::string BaseUrl(const std::string& bucket, const std::string& region, bool& path_style) const;
 

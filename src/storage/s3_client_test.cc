@@ -21,8 +21,8 @@ std::string EnvOf(const std::string& name) {
 
 HttpResponse ErrorAnswer(int status, std::string_view code, std::string_view more = "") {
   return {.status = status,
-          .body = fmt::format("<?xml version=\"1.0\"?><Error><Code>{}</Code><Message>m</Message>{}</Error>", code,
-                              more)};
+          .body = fmt::format("<?xml version=\"1.0\"?><Error><Code>{}</Code><Message>m</Message>{}</Error>",
+                              code, more)};
 }
 
 struct Collect final : BodySink {
@@ -57,7 +57,8 @@ TEST(S3Uris, AreParsed) {
   EXPECT_EQ(ParseS3Uri("s3://b")->key, "");
   EXPECT_EQ(ParseS3Uri("s3://b/")->key, "");
   EXPECT_EQ(ParseS3Uri("s3://my.bucket-1/x%20 +=ü/")->key, "x%20 +=ü/");
-  for (const char* wrong : {"s3:/b", "s3://", "s3:///k", "http://b/k", "s3://a@evil/k", "s3://a?b/k", "s3://b#/k"})
+  for (const char* wrong :
+       {"s3:/b", "s3://", "s3:///k", "http://b/k", "s3://a@evil/k", "s3://a?b/k", "s3://b#/k"})
     EXPECT_EQ(ParseS3Uri(wrong).error().code, ErrorCode::kInvalidArgument) << wrong;
 }
 
@@ -72,7 +73,8 @@ TEST(S3ClientTest, WhereRequestsGo) {
   const AwsEndpoint aws{.region = "eu-west-1", .url = {}};
   EXPECT_EQ(UrlOf(aws, {"b", "a b/c=d+e"}), "https://b.s3.eu-west-1.amazonaws.com/a%20b/c%3Dd%2Be");
   EXPECT_EQ(UrlOf(aws, {"b.c", "k"}), "https://s3.eu-west-1.amazonaws.com/b.c/k");
-  EXPECT_EQ(UrlOf({.region = "cn-north-1", .url = {}}, {"b", "k"}), "https://b.s3.cn-north-1.amazonaws.com.cn/k");
+  EXPECT_EQ(UrlOf({.region = "cn-north-1", .url = {}}, {"b", "k"}),
+            "https://b.s3.cn-north-1.amazonaws.com.cn/k");
   EXPECT_EQ(UrlOf({"us-east-1", "http://127.0.0.1:9000", true}, {"b", "k"}), "http://127.0.0.1:9000/b/k");
   EXPECT_EQ(UrlOf({"us-east-1", "http://host:9000", false}, {"b", "k"}), "http://b.host:9000/k");
   EXPECT_EQ(UrlOf({"us-east-1", "https://host/s3", true}, {"b", "k"}), "https://host/s3/b/k");
@@ -82,13 +84,15 @@ TEST(S3ClientTest, ListingsHavePages) {
   Fixture f([](const HttpRequest& request) -> FakeHttp::Answer {
     EXPECT_THAT(request.url, HasSubstr("prefix=opt%2F"));
     const bool second = request.url.find("continuation-token=t%2B1") != std::string::npos;
-    return {{.status = 200,
-             .body = second ? "<ListBucketResult><EncodingType>url</EncodingType><IsTruncated>false</IsTruncated>"
-                              "<Contents><Key>opt/z+y%2Bx%3D%C3%BC</Key><Size>2</Size><ETag>\"e\"</ETag></Contents>"
-                              "</ListBucketResult>"
-                            : "<ListBucketResult><EncodingType>url</EncodingType><IsTruncated>true</IsTruncated>"
-                              "<Contents><Key>opt/a</Key><Size>9000000000</Size><ETag>&quot;x&quot;</ETag></Contents>"
-                              "<NextContinuationToken>t+1</NextContinuationToken></ListBucketResult>"}};
+    return {
+        {.status = 200,
+         .body =
+             second ? "<ListBucketResult><EncodingType>url</EncodingType><IsTruncated>false</IsTruncated>"
+                      "<Contents><Key>opt/z+y%2Bx%3D%C3%BC</Key><Size>2</Size><ETag>\"e\"</ETag></Contents>"
+                      "</ListBucketResult>"
+                    : "<ListBucketResult><EncodingType>url</EncodingType><IsTruncated>true</IsTruncated>"
+                      "<Contents><Key>opt/a</Key><Size>9000000000</Size><ETag>&quot;x&quot;</ETag></Contents>"
+                      "<NextContinuationToken>t+1</NextContinuationToken></ListBucketResult>"}};
   });
   const auto objects = f.s3.List("b", "opt/");
   ASSERT_TRUE(objects) << objects.error().message;
@@ -103,8 +107,9 @@ TEST(S3ClientTest, ListingsHavePages) {
 }
 
 TEST(S3ClientTest, BusyServicesAndResetsAreTriedAgain) {
-  for (const HttpResponse& fault : {ErrorAnswer(503, "SlowDown"), ErrorAnswer(500, "InternalError"),
-                                    ErrorAnswer(429, ""), ErrorAnswer(400, "RequestTimeout"), HttpResponse{}}) {
+  for (const HttpResponse& fault :
+       {ErrorAnswer(503, "SlowDown"), ErrorAnswer(500, "InternalError"), ErrorAnswer(429, ""),
+        ErrorAnswer(400, "RequestTimeout"), HttpResponse{}}) {
     int calls = 0;
     Fixture f([&](const HttpRequest&) -> FakeHttp::Answer {
       const HttpResponse whole{.status = 200, .body = std::string(5000, 'x')};
@@ -156,7 +161,8 @@ TEST(S3ClientTest, ExpiredCredentialsAreFetchedAgain) {
                                    R"("Expiration":"2100-01-01T00:00:00Z"}})",
                                    ++given)}};
     }
-    if (FakeHttp::HeaderOf(request, "authorization").find("=K1/") == std::string::npos) return {{.status = 200}};
+    if (FakeHttp::HeaderOf(request, "authorization").find("=K1/") == std::string::npos)
+      return {{.status = 200}};
     ++refused;
     return {ErrorAnswer(400, "ExpiredToken")};
   });
@@ -186,7 +192,8 @@ TEST(S3ClientTest, RefusalsSayWhatToCheck) {
               HasSubstr("allow s3:GetObject on arn:aws:s3:::b/k"));
   EXPECT_THAT(message(ErrorAnswer(403, "SignatureDoesNotMatch"), ErrorCode::kPermissionDenied),
               HasSubstr("the secret access key from the environment"));
-  EXPECT_THAT(message(ErrorAnswer(403, "RequestTimeTooSkewed"), ErrorCode::kPermissionDenied), HasSubstr("clock"));
+  EXPECT_THAT(message(ErrorAnswer(403, "RequestTimeTooSkewed"), ErrorCode::kPermissionDenied),
+              HasSubstr("clock"));
   EXPECT_THAT(message({.status = 412}, ErrorCode::kCorrupt), HasSubstr("changed"));
 }
 
@@ -214,8 +221,10 @@ TEST(S3ClientTest, UploadsInParts) {
   std::string finished;
   Fixture f([&](const HttpRequest& request) -> FakeHttp::Answer {
     if (request.url.ends_with("?uploads="))
-      return {{.status = 200,
-               .body = "<InitiateMultipartUploadResult><UploadId>u/1</UploadId></InitiateMultipartUploadResult>"}};
+      return {
+          {.status = 200,
+           .body =
+               "<InitiateMultipartUploadResult><UploadId>u/1</UploadId></InitiateMultipartUploadResult>"}};
     if (request.method == "PUT") {
       EXPECT_THAT(request.url, HasSubstr("partNumber=1&uploadId=u%2F1"));
       EXPECT_EQ(FakeHttp::HeaderOf(request, "x-amz-checksum-crc32c"), "4waSgw==");
