@@ -33,6 +33,8 @@ int main(int argc, char** argv) {
   bloomery::AddServe(app);
   bloomery::AddBench(app);
   bloomery::AddShard(app);
+  bloomery::AddDownload(app);
+  bloomery::AddUpload(app);
   bloomery::AddInfo(app);
   bloomery::AddTokenize(app);
   bloomery::AddPerplexity(app);

@@ -10,6 +10,7 @@
 #include "cli/commands.h"
 #include "cli/options.h"
 #include "cli/ranks.h"
+#include "cli/remote_model.h"
 #include "server/server.h"
 #include "worker/engine_client.h"
 #include "worker/engine_worker.h"
@@ -207,7 +208,10 @@ void AddServe(CLI::App& app) {
                    "Seconds after which an engine that has work and makes no step is restarted; 0: never")
       ->check(CLI::NonNegativeNumber)
       ->capture_default_str();
-  command->callback([flags] { ExitOnError(Serve(*flags)); });
+  command->callback([flags] {
+    ExitOnError(FetchModel(flags->model));
+    ExitOnError(Serve(*flags));
+  });
 }
 
 void AddWorker(CLI::App& app) {

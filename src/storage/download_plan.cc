@@ -6,8 +6,8 @@
 namespace bloomery {
 namespace {
 
-// Parts as uploaded that are larger are not worth waiting for one by one: such a file is fetched in parts of our
-// own, and only its size is checked.
+// Parts as uploaded that are larger are not worth waiting for one by one: such a file is fetched in parts of
+// our own, and only its size is checked.
 constexpr std::uint64_t kMaxPartBytes = 256U << 20U;
 // What other tools are likely to have meant, shown when nothing is found.
 constexpr std::size_t kHints = 3;
@@ -59,7 +59,8 @@ PlannedFile MakeFile(std::string name, S3Uri object, std::uint64_t size, std::st
   PlannedFile file{.name = std::move(name), .object = std::move(object)};
   file.size_bytes = size;
   file.etag = std::move(etag);
-  file.in_one = size <= part_bytes;
+  // What was uploaded in parts is checked in parts, however small: its ETag tells.
+  file.in_one = size == 0 || (size <= part_bytes && file.etag.find('-') == std::string::npos);
   file.part_bytes = file.in_one ? std::max<std::uint64_t>(size, 1) : part_bytes;
   return file;
 }
@@ -80,8 +81,7 @@ Result<std::vector<PlannedFile>> ListFiles(S3Client& s3, const S3Uri& uri, std::
       return Fail(ErrorCode::kCorrupt, "{}: the listing holds other keys", uri.ToString());
     S3Uri place{uri.bucket, object.key};
     ASSIGN_OR_RETURN(std::string name, FileName(place, prefix.size()));
-    files.push_back(
-        MakeFile(std::move(name), std::move(place), object.size_bytes, object.etag, part_bytes));
+    files.push_back(MakeFile(std::move(name), std::move(place), object.size_bytes, object.etag, part_bytes));
   }
   if (!files.empty()) {
     RETURN_IF_ERROR(CheckNoFileIsFolder(files));
@@ -127,7 +127,7 @@ Status PlanParts(S3Client& s3, PlannedFile& file, std::uint64_t part_bytes) {
   // Cut as it was uploaded, the parts' digests are those that the store's digest was made of.
   const auto first = s3.Head(file.object, 1);
   const auto count = static_cast<std::uint64_t>(file.expected.parts);
-  if (!first || first->etag != head.etag || first->size_bytes == 0 || first->size_bytes > kMaxPartBytes ||
+  if (!first || first->size_bytes == 0 || first->size_bytes > kMaxPartBytes ||
       (head.size_bytes + first->size_bytes - 1) / first->size_bytes != count)
     return {};
   file.part_bytes = first->size_bytes;

@@ -1,5 +1,5 @@
-// One process a host at a time works on a folder: a lock file beside it, which the kernel frees when its holder
-// dies.
+// One process a host at a time works on a folder: a lock file beside it, which the kernel frees when its
+// holder dies.
 #pragma once
 
 #include <filesystem>

@@ -118,7 +118,6 @@ ErrorCode CodeOf(CURLcode code) {
     case CURLE_SSL_CACERT_BADFILE:
     case CURLE_SSL_ISSUER_ERROR:
       return ErrorCode::kPermissionDenied;
-    case CURLE_UNSUPPORTED_PROTOCOL:
     case CURLE_URL_MALFORMAT:
       return ErrorCode::kInvalidArgument;
     case CURLE_OUT_OF_MEMORY:

@@ -83,6 +83,18 @@ bool IsRegionName(std::string_view text) {
          text.find_first_not_of("abcdefghijklmnopqrstuvwxyz0123456789-") == std::string_view::npos;
 }
 
+// An ETag as the MD5 of the bytes, or of their parts' MD5s.
+std::optional<S3Checksum> Md5OfEtag(const HttpResponse& response) {
+  std::string_view etag = response.Header("etag");
+  if (etag.size() < 34 || etag.front() != '"' || etag.back() != '"') return std::nullopt;
+  etag = etag.substr(1, etag.size() - 2);
+  const auto digest = FromHex(etag.substr(0, 32));
+  const std::string_view rest = etag.substr(32);
+  const auto parts = rest.starts_with('-') ? ParseNumber(rest.substr(1)) : std::nullopt;
+  if (!digest || (!rest.empty() && !parts)) return std::nullopt;
+  return S3Checksum{ChecksumKind::kMd5, *digest, static_cast<std::int64_t>(parts.value_or(0))};
+}
+
 std::string HostOf(std::string_view url) {
   url = url.substr(url.find("://") + 3);
   return std::string(url.substr(0, url.find('/')));
@@ -115,6 +127,7 @@ S3Head ParseS3Head(const HttpResponse& response) {
   S3Head head;
   head.size_bytes = ParseNumber(response.Header("content-length")).value_or(0);
   head.etag = response.Header("etag");
+  const std::optional<S3Checksum> md5 = Md5OfEtag(response);
   // The quickest first.
   for (const ChecksumKind kind :
        {ChecksumKind::kCrc32c, ChecksumKind::kCrc64Nvme, ChecksumKind::kCrc32, ChecksumKind::kSha256}) {
@@ -122,26 +135,21 @@ S3Head ParseS3Head(const HttpResponse& response) {
     const std::size_t dash = value.find('-');
     auto digest = FromBase64(value.substr(0, dash));
     if (!digest) continue;
-    S3Checksum checksum{kind, *std::move(digest), 0};
-    if (dash != std::string_view::npos)
-      checksum.parts = static_cast<std::int64_t>(ParseNumber(value.substr(dash + 1)).value_or(1));
-    head.checksum = std::move(checksum);
+    head.checksum = S3Checksum{kind, *std::move(digest), 0};
+    if (dash != std::string_view::npos) {
+      head.checksum->parts = static_cast<std::int64_t>(ParseNumber(value.substr(dash + 1)).value_or(1));
+    } else if (md5 && kind != ChecksumKind::kCrc64Nvme &&
+               response.Header("x-amz-checksum-type") != "FULL_OBJECT") {
+      // Stores that leave out how many parts: before there were checksums of whole objects, those of uploads
+      // in parts were nested, and CRC-64/NVME came with them.
+      head.checksum->parts = md5->parts;
+    }
     return head;
   }
-  // An ETag is the MD5 of the bytes, or of their parts' MD5s, unless they are encrypted with a key of KMS or
-  // of the client's.
-  const std::string_view encryption = response.Header("x-amz-server-side-encryption");
-  if (encryption.starts_with("aws:") ||
-      !response.Header("x-amz-server-side-encryption-customer-algorithm").empty())
-    return head;
-  std::string_view etag = head.etag;
-  if (etag.size() < 34 || etag.front() != '"' || etag.back() != '"') return head;
-  etag = etag.substr(1, etag.size() - 2);
-  const auto digest = FromHex(etag.substr(0, 32));
-  const std::string_view rest = etag.substr(32);
-  const auto parts = rest.starts_with('-') ? ParseNumber(rest.substr(1)) : std::nullopt;
-  if (digest && (rest.empty() || parts))
-    head.checksum = S3Checksum{ChecksumKind::kMd5, *digest, static_cast<std::int64_t>(parts.value_or(0))};
+  // Encrypted with a key of KMS or of the client's, the ETag is no MD5.
+  if (!response.Header("x-amz-server-side-encryption").starts_with("aws:") &&
+      response.Header("x-amz-server-side-encryption-customer-algorithm").empty())
+    head.checksum = md5;
   return head;
 }
 
@@ -414,8 +422,9 @@ Result<std::string> S3Client::BeginUpload(const S3Uri& object) {
 }
 
 Result<S3Part> S3Client::UploadPart(const S3Uri& object, const std::string& upload, int number,
-                                    std::span<const std::byte> bytes) {
+                                    std::span<const std::byte> bytes, const std::atomic<bool>* cancel) {
   Call call{.action = "s3:PutObject", .method = "PUT", .object = object};
+  call.cancel = cancel;
   call.query = {{"partNumber", fmt::to_string(number)}, {"uploadId", upload}};
   call.headers = {Crc32cHeader(bytes)};
   call.body = bytes;
@@ -445,7 +454,9 @@ Status S3Client::FinishUpload(const S3Uri& object, const std::string& upload,
 }
 
 Status S3Client::AbortUpload(const S3Uri& object, const std::string& upload) {
+  static const std::atomic<bool> kNever{false};
   Call call{.action = "s3:AbortMultipartUpload", .method = "DELETE", .object = object};
+  call.cancel = &kNever;
   call.query = {{"uploadId", upload}};
   RETURN_IF_ERROR(Perform(call));
   return {};

@@ -103,8 +103,9 @@ class S3Client {
 
   Result<std::string> BeginUpload(const S3Uri& object);
   Result<S3Part> UploadPart(const S3Uri& object, const std::string& upload, int number,
-                            std::span<const std::byte> bytes);
+                            std::span<const std::byte> bytes, const std::atomic<bool>* cancel = nullptr);
   Status FinishUpload(const S3Uri& object, const std::string& upload, const std::vector<S3Part>& parts);
+  // Done even where the client is cancelled.
   Status AbortUpload(const S3Uri& object, const std::string& upload);
 
   // Requests that were sent again, for reports.

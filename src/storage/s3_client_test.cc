@@ -215,6 +215,12 @@ TEST(S3ClientTest, HeadsKnowTheirChecksums) {
   const S3Head parts = head({{"etag", md5 + "-3\""}, {"x-amz-checksum-crc32c", "4waSgw==-3"}});
   EXPECT_EQ(parts.checksum->kind, ChecksumKind::kCrc32c);
   EXPECT_EQ(parts.checksum->parts, 3);
+  EXPECT_EQ(head({{"etag", md5 + "-3\""}, {"x-amz-checksum-crc32c", "4waSgw=="}}).checksum->parts, 3);
+  EXPECT_EQ(head({{"etag", md5 + "-3\""},
+                  {"x-amz-checksum-crc32c", "4waSgw=="},
+                  {"x-amz-checksum-type", "FULL_OBJECT"}})
+                .checksum->parts,
+            0);
 }
 
 TEST(S3ClientTest, UploadsInParts) {
