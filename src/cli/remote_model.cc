@@ -23,10 +23,12 @@ Result<fs::path> CacheFolder(const ModelFlags& flags) {
   const std::string chosen = flags.cache_dir.empty() ? ProcessEnvironment("BLOOMERY_CACHE") : flags.cache_dir;
   if (!chosen.empty()) {
     if (MakeWritable(chosen)) return fs::path(chosen);
-    return Fail(ErrorCode::kIo, "{}: downloaded models cannot be kept there: not a folder to write to", chosen);
+    return Fail(ErrorCode::kIo, "{}: downloaded models cannot be kept there: not a folder to write to",
+                chosen);
   }
   const std::string home = ProcessEnvironment("HOME");
-  if (const fs::path folder = fs::path(home) / ".cache/bloomery/models"; !home.empty() && MakeWritable(folder))
+  if (const fs::path folder = fs::path(home) / ".cache/bloomery/models";
+      !home.empty() && MakeWritable(folder))
     return folder;
   if (const fs::path folder = fmt::format("/tmp/bloomery-{}/models", ::getuid()); MakeWritable(folder))
     return folder;
@@ -67,11 +69,11 @@ std::function<bool(const TransferProgress&)> TransferLine(std::string_view doing
           std::max(1e-3, std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count());
       const double speed = static_cast<double>(progress.moved_bytes) / seconds;
       const auto left = static_cast<double>(progress.total_bytes - progress.done_bytes);
-      std::string what =
-          fmt::format("of {}, {}/s", HumanBytes(progress.total_bytes), HumanBytes(static_cast<std::uint64_t>(speed)));
+      std::string what = fmt::format("of {}, {}/s", HumanBytes(progress.total_bytes),
+                                     HumanBytes(static_cast<std::uint64_t>(speed)));
       if (speed > 0) what += fmt::format(", {:.0f} s left", left / speed);
-      const double fraction =
-          static_cast<double>(progress.done_bytes) / static_cast<double>(std::max<std::uint64_t>(1, progress.total_bytes));
+      const double fraction = static_cast<double>(progress.done_bytes) /
+                              static_cast<double>(std::max<std::uint64_t>(1, progress.total_bytes));
       line(std::min(fraction, 0.999), what);
     }
     return !InterruptGuard::interrupted();
@@ -102,7 +104,8 @@ Status FetchModel(ModelFlags& flags) {
   if (!report) return std::unexpected(std::move(report).error());
   if (!report->was_there) {
     spdlog::info("downloaded {} ({}) in {:.1f} s into {}", flags.model, HumanBytes(report->total_bytes),
-                 std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count(), directory.string());
+                 std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count(),
+                 directory.string());
   }
   flags.model = directory.string();
   return {};

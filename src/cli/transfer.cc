@@ -16,7 +16,8 @@ struct TransferFlags {
 };
 
 constexpr const char* kEnvironment =
-    "Credentials, region and endpoint are found as by AWS's own tools: AWS_ACCESS_KEY_ID, AWS_PROFILE, the role of "
+    "Credentials, region and endpoint are found as by AWS's own tools: AWS_ACCESS_KEY_ID, AWS_PROFILE, the "
+    "role of "
     "the pod, container or instance; AWS_REGION; AWS_ENDPOINT_URL_S3 for stores other than Amazon's.";
 
 // Leaves with the shells' status after Ctrl-C, and says how to go on.
@@ -121,11 +122,11 @@ void AddUpload(CLI::App& app) {
       ->required();
   command->add_option("uri", flags->to, "s3://BUCKET/PREFIX to put it under")->option_text("URI")->required();
   AddTransferFlags(*command, *flags);
-  command->footer(
-      fmt::format("Files that are there already with the same bytes are left out, so the same command goes on after "
-                  "an interruption.\n{}\n"
-                  "  bloomery upload opt-30b s3://models/opt-30b",
-                  kEnvironment));
+  command->footer(fmt::format(
+      "Files that are there already with the same bytes are left out, so the same command goes on after "
+      "an interruption.\n{}\n"
+      "  bloomery upload opt-30b s3://models/opt-30b",
+      kEnvironment));
   command->callback([flags] { ExitOnError(Upload(*flags)); });
 }
 

@@ -74,8 +74,7 @@ class Unpacker {
       const int got = ::archive_read_next_header(reader_, &entry);
       if (got == ARCHIVE_EOF) return {};
       // A warning is a name in another encoding; it is taken byte by byte below.
-      if (got != ARCHIVE_OK && got != ARCHIVE_WARN)
-        return Fail(ErrorCode::kCorrupt, "{}", Reason(reader_));
+      if (got != ARCHIVE_OK && got != ARCHIVE_WARN) return Fail(ErrorCode::kCorrupt, "{}", Reason(reader_));
       if (entries == limits_.max_entries)
         return Fail(ErrorCode::kTooLarge, "more than {} entries", limits_.max_entries);
       RETURN_IF_ERROR(Unpack(entry));
@@ -205,8 +204,8 @@ Status UnpackArchive(const fs::path& archive, const fs::path& directory, const A
   return {};
 }
 
-Status UnpackArchive(S3Client& s3, const S3Uri& archive, const fs::path& directory, const ArchiveLimits& limits,
-                     const std::atomic<bool>* cancel) {
+Status UnpackArchive(S3Client& s3, const S3Uri& archive, const fs::path& directory,
+                     const ArchiveLimits& limits, const std::atomic<bool>* cancel) {
   const fs::path packed = directory.string() + ".packed";
   DownloadOptions options;
   options.progress = [cancel](const TransferProgress&) { return cancel == nullptr || !*cancel; };

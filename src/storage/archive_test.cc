@@ -45,8 +45,7 @@ class ArchiveTest : public testing::Test {
 };
 
 TEST_F(ArchiveTest, FlatOrInOneFolder) {
-  for (const char* name :
-       {"flat.tar.gz", "dotted.tar.gz", "wrapped.tar.gz", "flat.zip", "wrapped.zip"}) {
+  for (const char* name : {"flat.tar.gz", "dotted.tar.gz", "wrapped.tar.gz", "flat.zip", "wrapped.zip"}) {
     const Status unpacked = Unpack(name);
     ASSERT_TRUE(unpacked) << unpacked.error().message;
     EXPECT_EQ(Tree(), (std::set<std::string>{"config.json", "code/model.py", "run.sh"})) << name;

@@ -128,7 +128,8 @@ class Upload {
     if (known.parts == 0) return ChecksumOf(known.kind, file.bytes->bytes()) == known.digest;
     if (static_cast<std::size_t>(known.parts) != file.part_count()) return false;
     std::string all;
-    for (std::size_t part = 0; part < file.part_count(); ++part) all += ChecksumOf(known.kind, file.part(part));
+    for (std::size_t part = 0; part < file.part_count(); ++part)
+      all += ChecksumOf(known.kind, file.part(part));
     return ChecksumOf(known.kind, std::as_bytes(std::span(all))) == known.digest;
   }
 

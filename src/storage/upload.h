@@ -1,5 +1,6 @@
-// A directory, or one file, put under a prefix of a bucket. Large files go up in parts, many at a time; what is
-// there already with the same bytes is left out, so that an interrupted upload goes on when it is started again.
+// A directory, or one file, put under a prefix of a bucket. Large files go up in parts, many at a time; what
+// is there already with the same bytes is left out, so that an interrupted upload goes on when it is started
+// again.
 #pragma once
 
 #include <filesystem>
@@ -25,8 +26,9 @@ struct UploadReport {
   std::uint64_t moved_bytes = 0;
 };
 
-// A directory's files become `uri`/name, at any depth; links are followed. One file becomes `uri`, or `uri`name
-// where `uri` ends in a slash. Ended early, what was begun in parts is removed from the bucket, and whole files stay.
+// A directory's files become `uri`/name, at any depth; links are followed. One file becomes `uri`, or
+// `uri`name where `uri` ends in a slash. Ended early, what was begun in parts is removed from the bucket, and
+// whole files stay.
 Result<UploadReport> UploadPath(S3Client& s3, const std::filesystem::path& path, const S3Uri& uri,
                                 const UploadOptions& options);
 
