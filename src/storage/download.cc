@@ -346,6 +346,8 @@ Status Show(const fs::path& partial, const fs::path& directory, bool replaces) {
 std::unexpected<Error> Explained(Error error, const fs::path& partial) {
   if (error.code == ErrorCode::kCancelled)
     error.message = fmt::format("interrupted; the same command goes on from here ({})", partial.string());
+  if (error.code == ErrorCode::kUnavailable || error.code == ErrorCode::kDeadlineExceeded)
+    error.message += "; what has arrived is kept: the same command goes on from here";
   return std::unexpected(std::move(error));
 }
 

@@ -77,7 +77,7 @@ class FakeBucket {
   }
 
   std::map<std::string, Object> objects;
-  int gets = 0;
+  std::atomic<int> gets{0};  // tests look at it while a download runs
   std::function<void(int, FakeHttp::Answer&)> on_get;
 
  private:
@@ -276,7 +276,9 @@ TEST_F(DownloadTest, GoesOnAfterAnEnd) {
   bucket_.on_get = [](int get, FakeHttp::Answer& answer) {
     if (get >= 5) answer.cut_after = 0;
   };
-  EXPECT_EQ(Run().error().code, ErrorCode::kUnavailable);
+  const auto failed = Run();
+  EXPECT_EQ(failed.error().code, ErrorCode::kUnavailable);
+  EXPECT_THAT(failed.error().message, HasSubstr("goes on from here"));
   ExpectNothingShown();
   bucket_.on_get = nullptr;
   const auto report = Run();

@@ -15,8 +15,8 @@ namespace {
 using testing::HasSubstr;
 using testing::Not;
 
-// Answers the requests of each connection with the next of the given bytes, word for word; "" never answers, and
-// a connection is closed after the last.
+// Answers the requests of each connection with the next of the given bytes, word for word; "" never answers,
+// and a connection is closed after the last.
 class ScriptedServer {
  public:
   explicit ScriptedServer(std::vector<std::string> answers) : answers_(std::move(answers)) {
@@ -172,7 +172,8 @@ TEST(HttpClientTest, EndsWhenCancelledOrTheSinkFails) {
 
 // A redirect is an answer: following it would send a signature to another host.
 TEST(HttpClientTest, DoesNotFollowRedirects) {
-  ScriptedServer server({"HTTP/1.1 307 Temporary Redirect\r\nlocation: http://127.0.0.1:1/\r\ncontent-length: 0\r\n\r\n"});
+  ScriptedServer server(
+      {"HTTP/1.1 307 Temporary Redirect\r\nlocation: http://127.0.0.1:1/\r\ncontent-length: 0\r\n\r\n"});
   const auto answer = MakeHttpClient()->Perform({.url = server.url()});
   ASSERT_TRUE(answer) << answer.error().message;
   EXPECT_EQ(answer->status, 307);
