@@ -8,6 +8,7 @@
 #include "base/system.h"
 #include "cli/commands.h"
 #include "cli/ranks.h"
+#include "cli/remote_model.h"
 #include "cli/session.h"
 #include "loadgen/report.h"
 #include "model/layer_stream.h"
@@ -224,7 +225,10 @@ void AddBench(CLI::App& app) {
       ->check(CLI::IsMember({"table", "markdown", "csv", "json"}))
       ->capture_default_str();
   command->add_option("--instance", flags->instance, "What to call this machine; default: its processor");
-  command->callback([flags] { ExitOnError(Bench(*flags)); });
+  command->callback([flags] {
+    ExitOnError(FetchModel(flags->model));
+    ExitOnError(Bench(*flags));
+  });
 }
 
 }  // namespace bloomery

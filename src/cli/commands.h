@@ -16,6 +16,8 @@ void AddTokenize(CLI::App& app);
 void AddPerplexity(CLI::App& app);
 void AddServe(CLI::App& app);
 void AddShard(CLI::App& app);
+void AddDownload(CLI::App& app);
+void AddUpload(CLI::App& app);
 void AddWorker(CLI::App& app);
 
 // Prints "bloomery: <error>" and leaves with 2 for a caller's mistake, 1 for everything else.

@@ -9,6 +9,7 @@
 #include "base/utf8.h"
 #include "cli/commands.h"
 #include "cli/ranks.h"
+#include "cli/remote_model.h"
 #include "cli/session.h"
 
 namespace bloomery {
@@ -224,7 +225,10 @@ void AddGenerate(CLI::App& app) {
   command->add_flag("--json", flags->json,
                     "Print one JSON object with texts, token ids and timings instead of streaming");
   AddSamplingFlags(*command, *flags);
-  command->callback([command, flags] { ExitOnError(Generate(*command, *flags)); });
+  command->callback([command, flags] {
+    ExitOnError(FetchModel(flags->model));
+    ExitOnError(Generate(*command, *flags));
+  });
 }
 
 }  // namespace bloomery

@@ -1,5 +1,6 @@
 // bloomery info: what a model is and what it needs, without loading it; and what this processor offers.
 #include "cli/commands.h"
+#include "cli/remote_model.h"
 #include "cli/session.h"
 #include "kernels/cpu_device.h"
 #include "model/weights.h"
@@ -89,8 +90,7 @@ void AddInfo(CLI::App& app) {
   auto flags = std::make_shared<InfoFlags>();
   CLI::App* command = app.add_subcommand(
       "info", "Show a model's architecture and what it takes in memory, without loading it");
-  command->add_option("model", flags->model.model, "Model directory; without one, the built-in demo model")
-      ->option_text("[MODEL]");
+  AddModelArgument(*command, flags->model);
   AddPolicyFlag(*command, flags->model);
   command->add_option_function<std::string>(
       "--shape",
@@ -100,7 +100,10 @@ void AddInfo(CLI::App& app) {
       },
       "Instead of MODEL: a published size such as opt-30b or bloom-176b");
   command->add_flag("--json", flags->json, "Print one JSON object");
-  command->callback([flags] { ExitOnError(Info(*flags)); });
+  command->callback([flags] {
+    ExitOnError(FetchModel(flags->model));
+    ExitOnError(Info(*flags));
+  });
 }
 
 }  // namespace bloomery

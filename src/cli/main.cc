@@ -34,6 +34,8 @@ int main(int argc, char** argv) {
   bloomery::AddConfig(app);
   bloomery::AddBench(app);
   bloomery::AddShard(app);
+  bloomery::AddDownload(app);
+  bloomery::AddUpload(app);
   bloomery::AddInfo(app);
   bloomery::AddTokenize(app);
   bloomery::AddPerplexity(app);

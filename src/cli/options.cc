@@ -43,6 +43,19 @@ Result<std::optional<Placement>> PlacementFlags(const ModelFlags& flags) {
 
 }  // namespace
 
+void AddModelArgument(CLI::App& command, ModelFlags& flags) {
+  command
+      .add_option(
+          "model", flags.model,
+          "Model directory (Hugging Face layout), or s3://BUCKET/PREFIX of one; without, the built-in demo "
+          "model")
+      ->option_text("[MODEL]");
+  command.add_option("--cache-dir", flags.cache_dir,
+                     "Where a MODEL from S3 is kept; default: $BLOOMERY_CACHE, or ~/.cache/bloomery/models");
+  command.add_flag("--no-sign-request", flags.no_sign_request,
+                   "Fetch a MODEL from S3 without credentials: for public buckets");
+}
+
 void AddPolicyFlag(CLI::App& command, ModelFlags& flags) {
   command.add_option(
       "--policy", flags.policy,
@@ -51,10 +64,7 @@ void AddPolicyFlag(CLI::App& command, ModelFlags& flags) {
 }
 
 void AddModelFlags(CLI::App& command, ModelFlags& flags, bool with_shapes) {
-  command
-      .add_option("model", flags.model,
-                  "Model directory (Hugging Face layout); without one, the built-in demo model")
-      ->option_text("[MODEL]");
+  AddModelArgument(command, flags);
   AddPolicyFlag(command, flags);
   if (with_shapes) {
     command.add_option(

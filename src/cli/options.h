@@ -15,8 +15,10 @@ namespace bloomery {
 
 // MODEL, --shape, --load-format, --dtype, --kv-dtype, --threads …: what to load and onto what.
 struct ModelFlags {
-  std::string model;   // directory; empty: the demo model
-  std::string policy;  // a description's file; empty: the model's own, or a built-in one
+  std::string model;             // directory or s3:// URI; empty: the demo model
+  std::string policy;            // a description's file; empty: the model's own, or a built-in one
+  std::string cache_dir;         // for models from elsewhere; empty: chosen
+  bool no_sign_request = false;  // to S3
   std::string shape;
   std::string load_format = "auto";
   std::string dtype = "auto";
@@ -39,6 +41,9 @@ struct ModelFlags {
 
   Grid grid() const { return {tensor_ranks, stages}; }
 };
+
+// MODEL, and what goes with one that is not on this host.
+void AddModelArgument(CLI::App& command, ModelFlags& flags);
 
 // --policy alone.
 void AddPolicyFlag(CLI::App& command, ModelFlags& flags);

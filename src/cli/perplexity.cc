@@ -6,6 +6,7 @@
 
 #include "base/mapped_file.h"
 #include "cli/commands.h"
+#include "cli/remote_model.h"
 #include "cli/session.h"
 
 namespace bloomery {
@@ -129,8 +130,7 @@ void AddPerplexity(CLI::App& app) {
   auto flags = std::make_shared<PerplexityFlags>();
   CLI::App* command = app.add_subcommand(
       "perplexity", "Measure how well a model predicts a text, in one dtype after the other");
-  command->add_option("model", flags->model.model, "Model directory; without one, the built-in demo model")
-      ->option_text("[MODEL]");
+  AddModelArgument(*command, flags->model);
   command->add_option("--text", flags->text,
                       "A text file, or a .json list of texts; default: the demo model's held-out text");
   command->add_option("--dtype", flags->dtypes, "Dtypes to compare, the first is the baseline")
@@ -143,7 +143,10 @@ void AddPerplexity(CLI::App& app) {
       ->add_option("--threads", flags->model.threads, "Compute threads; 0: every core this process may use")
       ->check(CLI::Range(0, 1024));
   command->add_flag("--json", flags->json, "Print a JSON list");
-  command->callback([flags] { ExitOnError(Perplexity(*flags)); });
+  command->callback([flags] {
+    ExitOnError(FetchModel(flags->model));
+    ExitOnError(Perplexity(*flags));
+  });
 }
 
 }  // namespace bloomery

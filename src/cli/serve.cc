@@ -10,6 +10,7 @@
 #include "cli/commands.h"
 #include "cli/options.h"
 #include "cli/ranks.h"
+#include "cli/remote_model.h"
 #include "cli/serve_flags.h"
 #include "server/server.h"
 #include "worker/engine_client.h"
@@ -201,6 +202,7 @@ void AddServe(CLI::App& app) {
       ->check(CLI::NonNegativeNumber)
       ->capture_default_str();
   command->callback([flags, command] {
+    ExitOnError(FetchModel(flags->model));
     ExitOnError(TakeDeployment(*flags, GivenFlags(*command)));
     ExitOnError(Serve(*flags));
   });

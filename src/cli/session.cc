@@ -14,9 +14,11 @@ namespace {
 constexpr std::chrono::milliseconds kInterruptPoll{20};
 
 std::atomic<int> g_signals{0};
+std::atomic<bool> g_interrupted{false};
 
 void OnSignal(int /*signal*/) {
   if (g_signals.fetch_add(1) > 0) ::_exit(kInterruptedStatus);
+  g_interrupted = true;
 }
 
 }  // namespace
@@ -56,6 +58,7 @@ Result<Session> OpenSession(const ModelFlags& flags) {
 
 InterruptGuard::InterruptGuard() {
   g_signals = 0;
+  g_interrupted = false;
   std::signal(SIGINT, OnSignal);
   std::signal(SIGTERM, OnSignal);
 }
@@ -65,7 +68,9 @@ InterruptGuard::~InterruptGuard() {
   std::signal(SIGTERM, SIG_DFL);
 }
 
-bool InterruptGuard::interrupted() { return g_signals.load() > 0; }
+bool InterruptGuard::interrupted() { return g_interrupted; }
+
+const std::atomic<bool>& InterruptGuard::flag() { return g_interrupted; }
 
 Result<Completed> RunRequest(Engine& engine, GenerationRequest request, const OnToken& on_token) {
   const auto queue = std::make_shared<EventQueue>();

@@ -49,6 +49,8 @@ class InterruptGuard {
   InterruptGuard(const InterruptGuard&) = delete;
   InterruptGuard& operator=(const InterruptGuard&) = delete;
   static bool interrupted();
+  // The same, for requests to look at.
+  static const std::atomic<bool>& flag();
 };
 
 inline constexpr int kInterruptedStatus = 130;  // 128 + SIGINT, the shells' convention

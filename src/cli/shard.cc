@@ -7,6 +7,7 @@
 #include "base/mapped_file.h"
 #include "checkpoint/checkpoint.h"
 #include "cli/commands.h"
+#include "cli/remote_model.h"
 #include "cli/session.h"
 #include "model/shards.h"
 
@@ -129,10 +130,7 @@ void AddShard(CLI::App& app) {
   auto flags = std::make_shared<ShardFlags>();
   CLI::App* command =
       app.add_subcommand("shard", "Cut and pack a model into files that load at the speed of reading them");
-  command
-      ->add_option("model", flags->model.model,
-                   "Model directory (Hugging Face layout); without one, the built-in demo model")
-      ->option_text("[MODEL]");
+  AddModelArgument(*command, flags->model);
   command
       ->add_option(
           "--shape", flags->model.shape,
@@ -156,7 +154,10 @@ void AddShard(CLI::App& app) {
       ->capture_default_str();
   command->footer(
       "Interrupted, the same command goes on where it was. Serve the result with `bloomery serve DIR`.");
-  command->callback([flags] { ExitOnError(Shard(*flags)); });
+  command->callback([flags] {
+    ExitOnError(FetchModel(flags->model));
+    ExitOnError(Shard(*flags));
+  });
 }
 
 }  // namespace bloomery

@@ -6,13 +6,14 @@
 #include "base/utf8.h"
 #include "cli/commands.h"
 #include "cli/options.h"
+#include "cli/remote_model.h"
 #include "tokenizer/tokenizer.h"
 
 namespace bloomery {
 namespace {
 
 struct TokenizeFlags {
-  std::string model;
+  ModelFlags model;
   std::string text = "-";
   std::vector<std::int32_t> decode;
   bool no_special_tokens = false;
@@ -20,7 +21,7 @@ struct TokenizeFlags {
 };
 
 Status Tokenize(const TokenizeFlags& flags) {
-  std::filesystem::path directory = flags.model;
+  std::filesystem::path directory = flags.model.model;
   if (directory.empty()) {
     ASSIGN_OR_RETURN(directory, DemoModel());
   }
@@ -51,14 +52,16 @@ Status Tokenize(const TokenizeFlags& flags) {
 void AddTokenize(CLI::App& app) {
   auto flags = std::make_shared<TokenizeFlags>();
   CLI::App* command = app.add_subcommand("tokenize", "Show the tokens of a text, or the text of token ids");
-  command->add_option("model", flags->model, "Model directory; without one, the built-in demo model")
-      ->option_text("[MODEL]");
+  AddModelArgument(*command, flags->model);
   command->add_option("--text", flags->text, "The text; - reads standard input")->capture_default_str();
   command->add_option("--decode", flags->decode, "Token ids to turn into text")->expected(1, -1);
   command->add_flag("--no-special-tokens", flags->no_special_tokens,
                     "Leave out the tokens the model expects around a text (bos)");
   command->add_flag("--json", flags->json, "Print one JSON object");
-  command->callback([flags] { ExitOnError(Tokenize(*flags)); });
+  command->callback([flags] {
+    ExitOnError(FetchModel(flags->model));
+    ExitOnError(Tokenize(*flags));
+  });
 }
 
 }  // namespace bloomery

@@ -1,0 +1,34 @@
+// Where models come from that are not on this host: s3:// URIs, fetched once into a folder and used from
+// there.
+#pragma once
+
+#include <memory>
+
+#include "base/result.h"
+#include "cli/options.h"
+#include "storage/download.h"
+#include "storage/s3_client.h"
+
+namespace bloomery {
+
+// An S3 client with what it stands on, set up from the environment as AWS's tools are. Ctrl-C ends its
+// requests where an InterruptGuard lives.
+struct S3Session {
+  std::unique_ptr<HttpClient> http;
+  std::unique_ptr<CredentialChain> credentials;
+  std::unique_ptr<S3Client> client;
+};
+Result<S3Session> OpenS3(bool anonymous);
+
+// A line on standard error with bytes, speed and the time that is left; false after Ctrl-C.
+std::function<bool(const TransferProgress&)> TransferLine(std::string_view doing);
+
+// Replaces a MODEL that is an s3:// URI by the directory it is downloaded into: below --cache-dir,
+// BLOOMERY_CACHE,
+// ~/.cache/bloomery/models, or /tmp where there is no home to write to. Any other MODEL is left alone.
+Status FetchModel(ModelFlags& flags);
+
+// "1.5 GB"
+std::string HumanBytes(std::uint64_t bytes);
+
+}  // namespace bloomery
