@@ -20,8 +20,8 @@ namespace {
 
 namespace fs = std::filesystem;
 
-// A file that does not match its checksum is fetched again so often; more would not help against a store whose
-// data is bad.
+// A file that does not match its checksum is fetched again so often; more would not help against a store
+// whose data is bad.
 constexpr int kTriesPerFile = 3;
 // A part that ends early and yet without an error of the connection.
 constexpr int kTriesPerPart = 5;
@@ -47,10 +47,10 @@ class PartSink final : public BodySink {
       if (!head.Header("content-length").empty() && known.size_bytes != range_.bytes)
         return Changed("has another size than its listing said");
       PlanVerification(file_, known);
-    } else if (head.status != 206 || !head.Header("content-range")
-                                          .starts_with(fmt::format("bytes {}-{}/{}", range_.offset,
-                                                                   range_.offset + range_.bytes - 1,
-                                                                   file_.size_bytes))) {
+    } else if (head.status != 206 ||
+               !head.Header("content-range")
+                    .starts_with(fmt::format("bytes {}-{}/{}", range_.offset,
+                                             range_.offset + range_.bytes - 1, file_.size_bytes))) {
       return Changed("was not answered with the range that was asked for");
     }
     moved_ -= received_;
@@ -163,8 +163,8 @@ class Download {
     const fs::path folder = journal_.folder();
     const fs::space_info space = fs::space(folder, error);
     if (error || space.available >= needed) return {};
-    return Fail(ErrorCode::kIo, "{}: {} bytes are needed and {} are free on its disk", folder.string(), needed,
-                space.available);
+    return Fail(ErrorCode::kIo, "{}: {} bytes are needed and {} are free on its disk", folder.string(),
+                needed, space.available);
   }
 
   void AddParts(OpenFile& file) {
@@ -185,7 +185,8 @@ class Download {
     return {};
   }
 
-  // The file at its full size, so that parts can be written in any order and a full disk is found out at once.
+  // The file at its full size, so that parts can be written in any order and a full disk is found out at
+  // once.
   Status Open(OpenFile& file) {
     const std::scoped_lock lock(file.opening);
     if (file.fd) return {};
@@ -296,12 +297,14 @@ class Download {
   }
 
   Status FetchAgain(OpenFile& file) {
-    spdlog::warn("{}: what arrived is not what the store has; fetching it again", file.plan.object.ToString());
+    spdlog::warn("{}: what arrived is not what the store has; fetching it again",
+                 file.plan.object.ToString());
     if (++file.tries == kTriesPerFile) {
-      return Fail(ErrorCode::kCorrupt,
-                  "{}: its {} is not the one that the store has, after {} downloads; something between here and "
-                  "there changes bytes, or the object is damaged",
-                  file.plan.object.ToString(), ChecksumName(file.plan.expected.kind), kTriesPerFile);
+      return Fail(
+          ErrorCode::kCorrupt,
+          "{}: its {} is not the one that the store has, after {} downloads; something between here and "
+          "there changes bytes, or the object is damaged",
+          file.plan.object.ToString(), ChecksumName(file.plan.expected.kind), kTriesPerFile);
     }
     wasted_bytes_ += file.plan.size_bytes;
     AddParts(file);
@@ -321,8 +324,8 @@ class Download {
   TransferPool pool_;
 };
 
-// Puts the finished folder into its place; what was there is gone for new readers, and kept for those who have
-// its files open.
+// Puts the finished folder into its place; what was there is gone for new readers, and kept for those who
+// have its files open.
 Status Show(const fs::path& partial, const fs::path& directory, bool replaces) {
   const unsigned int flags = replaces ? RENAME_EXCHANGE : 0;
   std::error_code ignored;
@@ -331,7 +334,8 @@ Status Show(const fs::path& partial, const fs::path& directory, bool replaces) {
   if (!shown && replaces && errno == EINVAL) {
     const fs::path old = directory.string() + ".old";
     fs::remove_all(old, ignored);
-    shown = ::rename(directory.c_str(), old.c_str()) == 0 && ::rename(partial.c_str(), directory.c_str()) == 0;
+    shown =
+        ::rename(directory.c_str(), old.c_str()) == 0 && ::rename(partial.c_str(), directory.c_str()) == 0;
     if (shown) fs::remove_all(old, ignored);
   }
   if (!shown) return IoError(directory, "put the download into its place");

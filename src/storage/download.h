@@ -1,14 +1,14 @@
-// A prefix of a bucket, made a directory: parallel ranged requests straight into the files, each byte hashed as
-// it passes, checked against what the store knows, and shown only when all of it is there.
+// A prefix of a bucket, made a directory: parallel ranged requests straight into the files, each byte hashed
+// as it passes, checked against what the store knows, and shown only when all of it is there.
 //
 //   DIR.lock      held while this is at work: other processes of the host wait, and then find DIR finished
 //   DIR.partial   the files so far, at their full size, and the journal of the parts that have arrived
 //   DIR           appears by rename, with .bloomery-download.json, which says what it was made of
 //
-// A second download of the same prefix compares that record with the bucket, and fetches nothing if nothing has
-// changed; otherwise it fetches all of it and exchanges the directories, so that what runs from the old one keeps
-// its files. Left out: synchronising with the disk, as every download tool does; a host that loses power before the
-// kernel has written everything must download again.
+// A second download of the same prefix compares that record with the bucket, and fetches nothing if nothing
+// has changed; otherwise it fetches all of it and exchanges the directories, so that what runs from the old
+// one keeps its files. Left out: synchronising with the disk, as every download tool does; a host that loses
+// power before the kernel has written everything must download again.
 #pragma once
 
 #include <filesystem>
@@ -47,7 +47,8 @@ struct DownloadReport {
 
 // `directory` must not exist, or be empty, or have been downloaded from the same `uri`. After an error or an
 // interruption the same call goes on where this one was.
-Result<DownloadReport> DownloadDirectory(S3Client& s3, const S3Uri& uri, const std::filesystem::path& directory,
+Result<DownloadReport> DownloadDirectory(S3Client& s3, const S3Uri& uri,
+                                         const std::filesystem::path& directory,
                                          const DownloadOptions& options);
 
 }  // namespace bloomery

@@ -62,8 +62,8 @@ Result<std::unique_ptr<DownloadJournal>> DownloadJournal::Open(const fs::path& f
                 "{} is in the way: it is no unfinished download; remove it, or choose another directory",
                 folder.string());
   }
-  journal->fd_ = UniqueFd(
-      ::open(journal->path_.c_str(), O_WRONLY | O_CREAT | O_APPEND | O_CLOEXEC | O_NOFOLLOW, 0644));
+  journal->fd_ =
+      UniqueFd(::open(journal->path_.c_str(), O_WRONLY | O_CREAT | O_APPEND | O_CLOEXEC | O_NOFOLLOW, 0644));
   if (!journal->fd_)
     return Fail(ErrorCode::kIo, "{}: cannot create: {}", journal->path_.string(), std::strerror(errno));
   // Ends a line that was cut short, too.

@@ -1,6 +1,6 @@
-// What has arrived of a download that is not finished: a file in its folder, a line for each part, so that after
-// kill -9 the same command goes on where it was. A line is believed only after the part's bytes on disk have been
-// hashed again: the journal may have reached the disk before them.
+// What has arrived of a download that is not finished: a file in its folder, a line for each part, so that
+// after kill -9 the same command goes on where it was. A line is believed only after the part's bytes on disk
+// have been hashed again: the journal may have reached the disk before them.
 #pragma once
 
 #include <filesystem>

@@ -6,8 +6,8 @@
 namespace bloomery {
 namespace {
 
-// Parts as uploaded that are larger are not worth waiting for one by one: such a file is fetched in parts of our
-// own, and only its size is checked.
+// Parts as uploaded that are larger are not worth waiting for one by one: such a file is fetched in parts of
+// our own, and only its size is checked.
 constexpr std::uint64_t kMaxPartBytes = 256U << 20U;
 // What other tools are likely to have meant, shown when nothing is found.
 constexpr std::size_t kHints = 3;
@@ -80,8 +80,7 @@ Result<std::vector<PlannedFile>> ListFiles(S3Client& s3, const S3Uri& uri, std::
       return Fail(ErrorCode::kCorrupt, "{}: the listing holds other keys", uri.ToString());
     S3Uri place{uri.bucket, object.key};
     ASSIGN_OR_RETURN(std::string name, FileName(place, prefix.size()));
-    files.push_back(
-        MakeFile(std::move(name), std::move(place), object.size_bytes, object.etag, part_bytes));
+    files.push_back(MakeFile(std::move(name), std::move(place), object.size_bytes, object.etag, part_bytes));
   }
   if (!files.empty()) {
     RETURN_IF_ERROR(CheckNoFileIsFolder(files));

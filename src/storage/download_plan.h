@@ -1,5 +1,5 @@
-// What a download fetches: the objects under a prefix, the files they become, how each is cut into parts, and how
-// it is known to be whole. The transfers themselves are download.h.
+// What a download fetches: the objects under a prefix, the files they become, how each is cut into parts, and
+// how it is known to be whole. The transfers themselves are download.h.
 #pragma once
 
 #include <cstdint>

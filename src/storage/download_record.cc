@@ -46,9 +46,10 @@ Result<DirectoryState> StateOf(const fs::path& directory, const S3Uri& uri,
   const auto text = ReadFileToString(directory / kRecordName);
   const auto record = text ? ParseJson(*text, kRecordName) : std::unexpected(text.error());
   if (!record || !record->is_object()) {
-    return Fail(ErrorCode::kInvalidArgument,
-                "{} is there, and was not made by `bloomery download`; remove it, or choose another directory",
-                directory.string());
+    return Fail(
+        ErrorCode::kInvalidArgument,
+        "{} is there, and was not made by `bloomery download`; remove it, or choose another directory",
+        directory.string());
   }
   const json::value* from = record->get_object().if_contains("uri");
   if (from == nullptr || *from != json::value(uri.ToString())) {

@@ -1,5 +1,5 @@
-// What a downloaded directory was made of: .bloomery-download.json in it. Whether it still is what the bucket has
-// can then be told without reading it.
+// What a downloaded directory was made of: .bloomery-download.json in it. Whether it still is what the bucket
+// has can then be told without reading it.
 #pragma once
 
 #include <filesystem>

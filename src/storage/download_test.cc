@@ -44,7 +44,8 @@ class FakeBucket {
     const Object& object = found->second;
     HttpResponse head{.status = 200, .headers = object.headers};
     head.headers.emplace_back("etag", Etag(object));
-    if (const std::string match = FakeHttp::HeaderOf(request, "if-match"); !match.empty() && match != Etag(object))
+    if (const std::string match = FakeHttp::HeaderOf(request, "if-match");
+        !match.empty() && match != Etag(object))
       return {{.status = 412}};
     if (request.method == "HEAD") {
       const bool part = request.url.find("partNumber=1") != std::string::npos;
@@ -98,7 +99,8 @@ class DownloadTest : public testing::Test {
  protected:
   DownloadTest()
       : http_([this](const HttpRequest& request) { return bucket_.Respond(request); }),
-        credentials_(http_, [](const std::string&) { return ""; }, /*anonymous=*/true),
+        credentials_(
+            http_, [](const std::string&) { return ""; }, /*anonymous=*/true),
         s3_(http_, credentials_,
             {.endpoint = {"us-east-1", "http://s3", true},
              .attempts = 3,
@@ -256,7 +258,8 @@ TEST_F(DownloadTest, EveryFormOfChecksum) {
       ASSERT_TRUE(report) << report.error().message;
       EXPECT_EQ(report->unverified, 0U);
       ExpectWhole();
-      const int parts = static_cast<int>((bytes.size() + (part == 0 ? kPart : part) - 1) / (part == 0 ? kPart : part));
+      const int parts =
+          static_cast<int>((bytes.size() + (part == 0 ? kPart : part) - 1) / (part == 0 ? kPart : part));
       EXPECT_EQ(bucket_.gets, 2 + 2 * parts) << name << " " << part;
     }
   }
@@ -355,7 +358,9 @@ TEST_F(DownloadTest, OneProcessAtATime) {
   std::thread thread([&] { second = Run(); });
   std::this_thread::sleep_for(std::chrono::milliseconds(100));
   EXPECT_EQ(bucket_.gets, 0);
-  { const FolderLock freed = *std::move(lock); }
+  {
+    const FolderLock freed = *std::move(lock);
+  }
   thread.join();
   ASSERT_TRUE(second) << second.error().message;
   ExpectWhole();

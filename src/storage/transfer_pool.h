@@ -1,5 +1,5 @@
-// Threads that wait for a network: each does one job at a time, and a job may add others. The first error ends
-// all. Not the compute threads of base/thread_pool.h: these sleep most of the time.
+// Threads that wait for a network: each does one job at a time, and a job may add others. The first error
+// ends all. Not the compute threads of base/thread_pool.h: these sleep most of the time.
 #pragma once
 
 #include <atomic>
@@ -21,8 +21,8 @@ class TransferPool {
   // Jobs begin in the order in which they were added.
   void Add(Job job);
 
-  // Until there are no jobs any more, or one fails: then the first one's error. `tick` is called from this thread
-  // about ten times a second; false ends all with kCancelled.
+  // Until there are no jobs any more, or one fails: then the first one's error. `tick` is called from this
+  // thread about ten times a second; false ends all with kCancelled.
   Status Run(int threads, const std::function<bool()>& tick);
 
   // Turns true when the others are to end: for the requests that a job makes.
