@@ -10,7 +10,8 @@ namespace bloomery {
 Result<std::shared_ptr<const FetchedFile>> FetchedFile::Make(std::shared_ptr<const ByteSource> source) {
   const std::uint64_t size = source->size_bytes();
   if (size == 0) return Fail(ErrorCode::kCorrupt, "{}: is empty", source->name());
-  void* memory = ::mmap(nullptr, size, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+  void* memory =
+      ::mmap(nullptr, size, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
   if (memory == MAP_FAILED) {
     return Fail(ErrorCode::kOutOfMemory, "{}: no room for {} bytes: {}", source->name(), size,
                 std::strerror(errno));

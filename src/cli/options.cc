@@ -45,13 +45,19 @@ Result<std::optional<Placement>> PlacementFlags(const ModelFlags& flags) {
 
 void AddModelArgument(CLI::App& command, ModelFlags& flags) {
   command
-      .add_option(
-          "model", flags.model,
-          "Model directory (Hugging Face layout), or s3://BUCKET/PREFIX of one; without, the built-in demo "
-          "model")
+      .add_option("model", flags.model,
+                  "Model directory (Hugging Face layout), s3://BUCKET/PREFIX of one, a .tar.gz or .zip of "
+                  "one, or ORG/NAME "
+                  "on the Hugging Face hub; without, the built-in demo model")
       ->option_text("[MODEL]");
+  command
+      .add_option("--revision", flags.revision,
+                  "Branch, tag or commit of a MODEL on the hub; HF_TOKEN, HF_ENDPOINT, HF_HOME and "
+                  "HF_HUB_OFFLINE mean what they do to its own tools")
+      ->capture_default_str();
   command.add_option("--cache-dir", flags.cache_dir,
-                     "Where a MODEL from S3 is kept; default: $BLOOMERY_CACHE, or ~/.cache/bloomery/models");
+                     "Where a MODEL from S3 or an archive is kept; default: $BLOOMERY_CACHE, or "
+                     "~/.cache/bloomery/models");
   command.add_flag("--no-sign-request", flags.no_sign_request,
                    "Fetch a MODEL from S3 without credentials: for public buckets");
 }
@@ -71,9 +77,11 @@ void AddModelFlags(CLI::App& command, ModelFlags& flags, bool with_shapes) {
         "--shape", flags.shape,
         "Instead of MODEL: a published size with random weights, such as opt-1.3b or bloom-176b");
     command
-        .add_option("--load-format", flags.load_format,
-                    "auto: read MODEL; dummy: random weights made in place (with --shape)")
-        ->check(CLI::IsMember({"auto", "dummy"}))
+        .add_option(
+            "--load-format", flags.load_format,
+            "auto: read MODEL; s3-stream: shards at s3://BUCKET/PREFIX straight into memory, each rank "
+            "its own; dummy: random weights made in place (with --shape)")
+        ->check(CLI::IsMember({"auto", kStreamFormat, "dummy"}))
         ->capture_default_str();
   }
   command
@@ -173,6 +181,8 @@ Result<LoadOptions> ToLoadOptions(const ModelFlags& flags) {
     const auto canonical = std::filesystem::canonical(flags.model, ignored);
     options.name = (canonical.empty() ? std::filesystem::path(flags.model) : canonical).filename().string();
   }
+  if (!flags.known_as.empty()) options.name = flags.known_as;
+  options.open_shard_file = flags.open_shard_file;
   ASSIGN_OR_RETURN(options.dtype, DTypeFlag(flags.dtype));
   ASSIGN_OR_RETURN(options.kv_dtype, DTypeFlag(flags.kv_dtype));
   if (options.kv_dtype == DType::kI4)

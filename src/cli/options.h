@@ -13,12 +13,16 @@
 
 namespace bloomery {
 
+// A set of shards goes from S3 straight into memory.
+inline constexpr const char* kStreamFormat = "s3-stream";
+
 // MODEL, --shape, --load-format, --dtype, --kv-dtype, --threads …: what to load and onto what.
 struct ModelFlags {
-  std::string model;             // directory or s3:// URI; empty: the demo model
-  std::string policy;            // a description's file; empty: the model's own, or a built-in one
-  std::string cache_dir;         // for models from elsewhere; empty: chosen
-  bool no_sign_request = false;  // to S3
+  std::string model;              // directory or s3:// URI; empty: the demo model
+  std::string policy;             // a description's file; empty: the model's own, or a built-in one
+  std::string revision = "main";  // of a model on the hub
+  std::string cache_dir;          // for models from S3 and archives; empty: chosen
+  bool no_sign_request = false;   // to S3
   std::string shape;
   std::string load_format = "auto";
   std::string dtype = "auto";
@@ -38,6 +42,10 @@ struct ModelFlags {
   std::int64_t max_queued_tokens = LoadOptions().max_queued_tokens;
   bool no_prefix_cache = false;
   int speculative_tokens = LoadOptions().speculative_tokens;
+
+  // What fetching a MODEL from elsewhere leaves (remote_model.h).
+  std::string known_as;           // its name there; empty: its directory's
+  OpenShardFile open_shard_file;  // its shards are streamed
 
   Grid grid() const { return {tensor_ranks, stages}; }
 };

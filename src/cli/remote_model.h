@@ -1,11 +1,12 @@
-// Where models come from that are not on this host: s3:// URIs, fetched once into a folder and used from
-// there.
+// Where models come from that are not on this host: S3, the Hugging Face hub, archives. Fetched once into a
+// folder and used from there; or, as shards, from S3 straight into memory.
 #pragma once
 
 #include <memory>
 
 #include "base/result.h"
 #include "cli/options.h"
+#include "server/model_source.h"
 #include "storage/download.h"
 #include "storage/s3_client.h"
 
@@ -23,10 +24,13 @@ Result<S3Session> OpenS3(bool anonymous);
 // A line on standard error with bytes, speed and the time that is left; false after Ctrl-C.
 std::function<bool(const TransferProgress&)> TransferLine(std::string_view doing);
 
-// Replaces a MODEL that is an s3:// URI by the directory it is downloaded into: below --cache-dir,
-// BLOOMERY_CACHE,
-// ~/.cache/bloomery/models, or /tmp where there is no home to write to. Any other MODEL is left alone.
+// Replaces a MODEL that is elsewhere by the directory it is fetched into: below --cache-dir, BLOOMERY_CACHE,
+// ~/.cache/bloomery/models, or /tmp where there is no home to write to; the hub's in its tools' own cache.
+// Any other MODEL is left alone. With --load-format s3-stream only small files come to a folder, in memory.
 Status FetchModel(ModelFlags& flags);
+
+// The same with what a deployment names. `progress`: instead of a line on the terminal.
+Status FetchModel(ModelFlags& flags, const ModelSource& source, const LoadProgress& progress = nullptr);
 
 // "1.5 GB"
 std::string HumanBytes(std::uint64_t bytes);

@@ -1,6 +1,7 @@
 #include "base/log.h"
 #include "base/system.h"
 #include "cli/environment.h"
+#include "cli/remote_model.h"
 #include "cli/serve_flags.h"
 #include "server/setting_text.h"
 
@@ -77,8 +78,7 @@ Status TakeDeployment(ServeFlags& flags, const CommandLine& given) {
                 deployment.entry_point, deployment.directory.string());
   }
   if (deployment.source) {
-    ASSIGN_OR_RETURN(const std::filesystem::path model, FetchModel(*deployment.source));
-    flags.model.model = model.string();
+    RETURN_IF_ERROR(FetchModel(flags.model, *deployment.source));
   }
   TakeValues(deployment, given, flags);
   return {};

@@ -274,14 +274,5 @@ TEST_F(DeploymentTest, SecretsAreSetOrUnset) {
   EXPECT_EQ(values.at("HF_TOKEN"), "set");
 }
 
-TEST(FetchModel, OnlyDirectoriesYet) {
-  EXPECT_EQ(FetchModel({SourceKind::kDirectory, "/", {}}).value(), "/");
-  EXPECT_EQ(FetchModel({SourceKind::kDirectory, "/nowhere/at/all", {}}).error().code, ErrorCode::kNotFound);
-  EXPECT_THAT(FetchModel({SourceKind::kS3, "s3://b/p", {}}).error().message,
-              HasSubstr("s3://b/p is not a directory"));
-  EXPECT_THAT(FetchModel({SourceKind::kHub, "gpt2", {}}).error().message,
-              HasSubstr("gpt2 is not a directory"));
-}
-
 }  // namespace
 }  // namespace bloomery

@@ -1,4 +1,4 @@
-// Where a deployment's weights are, and how they come to a directory of this host.
+// Where a deployment's weights are. Left out: how they come to this host (cli/remote_model.h).
 #pragma once
 
 #include <cstdint>
@@ -23,9 +23,5 @@ std::string_view SourceKindName(SourceKind kind);  // "directory", "s3", "hub"
 // What option.model_id says. A relative path counts from `directory`, the deployment's own, where there is
 // one of that name; else "owner/name" or "name" is a hub's id. kInvalidArgument for anything else.
 Result<ModelSource> ParseModelSource(std::string_view text, const std::filesystem::path& directory);
-
-// The directory with the source's files. Only directories are fetched yet: kUnsupported, saying what to do,
-// for the hub and for S3, and kNotFound for a directory that is not there.
-Result<std::filesystem::path> FetchModel(const ModelSource& source);
 
 }  // namespace bloomery

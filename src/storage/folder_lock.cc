@@ -24,7 +24,8 @@ bool IsStill(int fd, const std::filesystem::path& path) {
 
 }  // namespace
 
-Result<FolderLock> FolderLock::Take(const std::filesystem::path& path, const std::function<bool()>& waiting) {
+Result<FolderLock> FolderLock::Take(const std::filesystem::path& path, const std::function<bool()>& waiting,
+                                    AfterUse after) {
   const std::filesystem::path lock = path.string() + ".lock";
   for (;;) {
     UniqueFd fd(::open(lock.c_str(), O_RDWR | O_CREAT | O_CLOEXEC | O_NOFOLLOW, 0644));
@@ -35,12 +36,12 @@ Result<FolderLock> FolderLock::Take(const std::filesystem::path& path, const std
       if (!waiting()) return Fail(ErrorCode::kCancelled, "interrupted");
       std::this_thread::sleep_for(kPoll);
     }
-    if (IsStill(fd.get(), lock)) return FolderLock(lock, std::move(fd));
+    if (IsStill(fd.get(), lock)) return FolderLock(lock, std::move(fd), after);
   }
 }
 
 FolderLock::~FolderLock() {
-  if (fd_) ::unlink(path_.c_str());
+  if (fd_ && after_ == AfterUse::kRemove) ::unlink(path_.c_str());
 }
 
 }  // namespace bloomery
