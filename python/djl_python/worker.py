@@ -29,6 +29,7 @@ from .pair_list import PairList
 
 PR_SET_PDEATHSIG = 1
 ALL_ANSWERED, TRY_ALONE, ONE_FOR_MANY = 0, 1, 2  # how a call ended
+IN_EVERY_CALL = ("model_dir", "device_id", "tensor_parallel_degree")  # of the options; a client's header of that name is not believed
 
 
 def end_with_parent():
@@ -78,6 +79,7 @@ class Worker:
         self._calls = queue.SimpleQueue()
         self._cancelled = set()  # added to by the reading thread, looked at by the main one
         self._loop = None
+        self._fixed = {}  # properties of every call
 
     def run(self):
         self._send(frames.HELLO, frames.u32(self._rank), frames.u32(os.getpid()))
@@ -119,6 +121,7 @@ class Worker:
     # --- the main thread ---
 
     def _load(self, options):
+        self._fixed = {key: options[key] for key in IN_EVERY_CALL if key in options}
         try:
             module = import_entry_point(self._entry_point)
             self._handler = getattr(module, self._handler_name, None)
@@ -139,7 +142,10 @@ class Worker:
     def _predict(self, requests):
         numbers = [number for number, _ in requests]
         inputs = [one for _, one in requests]
+        for one in inputs:
+            one.properties.update(self._fixed)
         result, outcome = None, ALL_ANSWERED
+        self._cancelled.intersection_update(numbers)  # a cancel may have crossed the end of its request
         try:
             result = self._call(inputs[0] if len(inputs) == 1 else Input.of_batch(inputs))
             if len(inputs) > 1 and isinstance(result, Output) and result.code >= 300:
@@ -159,7 +165,6 @@ class Worker:
                 self._answer(number, answer)
         for output in result if isinstance(result, (list, tuple)) else [result]:
             self._finalize(output)
-        self._cancelled.difference_update(numbers)
         self._send(frames.CALLED, frames.u32(outcome))
 
     def _call(self, inputs):

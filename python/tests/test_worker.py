@@ -225,10 +225,10 @@ class WorkerTest(unittest.TestCase):
                 if inputs.is_empty():
                     serve.options = inputs.get_properties()
                     return None
-                return Output().add_as_json(serve.options)
+                return Output().add_as_json([serve.options, inputs.get_property("model_dir"), inputs.get_property("model_id")])
         """, "--entry-point", "other.py", "--handler", "serve", file="other.py")  # fmt: skip
-        self.assertEqual(gateway.load({"model_dir": "/m", "device_id": "-1"}), "ready")
-        self.assertEqual(json.loads(gateway.ask("x")[0][0][3][0]), {"model_dir": "/m", "device_id": "-1"})
+        self.assertEqual(gateway.load({"model_dir": "/m", "model_id": "opt"}), "ready")
+        self.assertEqual(json.loads(gateway.ask("x")[0][0][3][0]), [{"model_dir": "/m", "model_id": "opt"}, "/m", None])
 
     def test_what_cannot_be_loaded(self):
         for model, arguments, why in (
