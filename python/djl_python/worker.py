@@ -22,7 +22,7 @@ import sys
 import threading
 import traceback
 
-from . import answers, frames
+from . import answers, environment, frames
 from .inputs import Input
 from .outputs import Output
 from .pair_list import PairList
@@ -236,6 +236,23 @@ async def _wait_for(awaitable):
     return await awaitable
 
 
+def enter_environment(requirements):
+    """Goes on as the interpreter of the requirements' environment, unless this is it."""
+    place = environment.ensure(requirements)
+    if pathlib.Path(sys.prefix).resolve() == place.resolve():
+        return
+    os.environ["VIRTUAL_ENV"] = str(place)
+    os.environ["PATH"] = f"{place / 'bin'}:{os.environ.get('PATH', os.defpath)}"
+    sys.stdout.flush()
+    os.execv(place / "bin/python", [str(place / "bin/python"), "-u", "-m", "djl_python.worker", *sys.argv[1:]])
+
+
+def connect(path):
+    connection = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    connection.connect(path)
+    return connection
+
+
 def main():
     parser = argparse.ArgumentParser(description="Runs a model.py for bloomery serve, which starts it.")
     parser.add_argument("--socket", required=True)
@@ -244,9 +261,17 @@ def main():
     arguments = parser.parse_args()
     end_with_parent()
     logging.basicConfig(stream=sys.stdout, format="%(levelname)s %(message)s", level=logging.INFO)
-    connection = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-    connection.connect(arguments.socket)
-    Worker(connection, take_rank(), arguments.entry_point, arguments.handler).run()
+    rank = take_rank()
+    requirements = pathlib.Path("requirements.txt").absolute()
+    if requirements.is_file():
+        try:
+            enter_environment(requirements)
+        except (environment.RequirementsFailed, OSError) as error:
+            connection = connect(arguments.socket)
+            connection.sendall(frames.frame(frames.HELLO, frames.u32(rank), frames.u32(os.getpid())))
+            connection.sendall(frames.frame(frames.LOAD_FAILED, frames.pack_text(f"{requirements} cannot be installed: {error}")))
+            sys.exit(1)
+    Worker(connect(arguments.socket), rank, arguments.entry_point, arguments.handler).run()
 
 
 if __name__ == "__main__":

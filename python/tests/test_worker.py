@@ -15,16 +15,17 @@ import unittest
 from djl_python import frames
 
 PACKAGES = pathlib.Path(__file__).resolve().parent.parent
-PATIENCE_S = 30
+PATIENCE_S = 60
 
 
 class Gateway:
     """A worker of a model.py of that text, and the other end of its socket."""
 
-    def __init__(self, model, *arguments, file="model.py", rank=None):
+    def __init__(self, model, *arguments, file="model.py", rank=None, files=None):
         self.folder = tempfile.TemporaryDirectory()
         home = pathlib.Path(self.folder.name)
-        (home / file).write_text(textwrap.dedent(model))
+        for name, text in {file: textwrap.dedent(model), **(files or {})}.items():
+            (home / name).write_text(text)
         listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         listener.bind(str(home / "s"))
         listener.listen(1)

@@ -1,4 +1,5 @@
-// bloomery serve: the gateway; and bloomery worker: the engine process that it starts.
+// bloomery serve: the gateway, of an engine or of a model.py; and bloomery worker: the engine process that it
+// starts.
 #include <sys/prctl.h>
 #include <unistd.h>
 
@@ -8,11 +9,15 @@
 #include "base/log.h"
 #include "base/unique_fd.h"
 #include "cli/commands.h"
+#include "cli/handlers.h"
 #include "cli/options.h"
 #include "cli/ranks.h"
+#include "server/engine_service.h"
+#include "server/handler_service.h"
 #include "server/server.h"
 #include "worker/engine_client.h"
 #include "worker/engine_worker.h"
+#include "worker/handler_pool.h"
 
 namespace bloomery {
 namespace {
@@ -23,6 +28,7 @@ constexpr int kWorkerSocketFd = 3;  // of an engine that is one process
 
 struct ServeFlags {
   ModelFlags model;
+  HandlerFlags handlers;
   ServerOptions server;
   std::string name;
   std::string api_key_file;
@@ -76,38 +82,26 @@ Result<ServerOptions> ToServerOptions(const ServeFlags& flags) {
   return options;
 }
 
-Status Serve(const ServeFlags& flags) {
-  ASSIGN_OR_RETURN(LoadOptions options, ToLoadOptions(flags.model));
-  if (!flags.model.shape.empty()) options.name = flags.model.shape;
-  // A directory that cannot be a model is said at once, not by a server that comes up and fails.
-  RETURN_IF_ERROR(CheckGrid(flags.model, options));
-  ASSIGN_OR_RETURN(ServerOptions server_options, ToServerOptions(flags));
-  asio::io_context io(1);
-  // The engine process leaves our process group; it is ended by us or by our death (PR_SET_PDEATHSIG).
-  EngineClient::Options engine_options;
-  ASSIGN_OR_RETURN(engine_options.command, WorkerCommand(flags, options));
-  engine_options.starts_ranks = flags.model.grid().size() > 1;
-  engine_options.step_timeout =
-      std::chrono::milliseconds(static_cast<std::int64_t>(flags.step_timeout_s * 1000));
-  if (engine_options.starts_ranks) AllowMpirunAsRoot();
-  EngineClient engine(io, std::move(engine_options));
-  Server server(io, engine, std::move(server_options));
+// Serves until a signal ends it. `start` is called once the port is bound, `stop` once everything is
+// answered, or at a second signal.
+Status RunServer(asio::io_context& io, Service& service, const ServerOptions& options,
+                 const std::function<void()>& start, const std::function<void()>& stop) {
+  Server server(io, service, options);
   ASSIGN_OR_RETURN(const std::uint16_t port, server.Start());
-  engine.Start();
-  spdlog::info("listening on http://{}:{} (GET /ping tells when the model is ready)", flags.server.host,
-               port);
+  start();
+  spdlog::info("listening on http://{}:{} (GET /ping tells when the model is ready)", options.host, port);
 
   asio::signal_set signals(io, SIGTERM, SIGINT);
   std::function<void(boost::system::error_code, int)> on_signal = [&](boost::system::error_code error,
                                                                       int /*signal*/) {
     if (error) return;
     if (server.draining()) {  // a second signal: at once
-      engine.Stop();
+      stop();
       io.stop();
       return;
     }
     server.Drain([&] {
-      engine.Stop();
+      stop();
       // One more turn of the loop, so that requests which outlived the drain get their error.
       asio::post(io, [&io] { asio::post(io, [&io] { io.stop(); }); });
     });
@@ -121,6 +115,44 @@ Status Serve(const ServeFlags& flags) {
   std::signal(SIGINT, SIG_IGN);
   spdlog::info("stopped");
   return {};
+}
+
+Status ServeEngine(const ServeFlags& flags) {
+  ASSIGN_OR_RETURN(LoadOptions options, ToLoadOptions(flags.model));
+  if (!flags.model.shape.empty()) options.name = flags.model.shape;
+  // A directory that cannot be a model is said at once, not by a server that comes up and fails.
+  RETURN_IF_ERROR(CheckGrid(flags.model, options));
+  ASSIGN_OR_RETURN(const ServerOptions server_options, ToServerOptions(flags));
+  asio::io_context io(1);
+  // The engine process leaves our process group; it is ended by us or by our death (PR_SET_PDEATHSIG).
+  EngineClient::Options engine_options;
+  ASSIGN_OR_RETURN(engine_options.command, WorkerCommand(flags, options));
+  engine_options.starts_ranks = flags.model.grid().size() > 1;
+  engine_options.step_timeout =
+      std::chrono::milliseconds(static_cast<std::int64_t>(flags.step_timeout_s * 1000));
+  if (engine_options.starts_ranks) AllowMpirunAsRoot();
+  EngineClient engine(io, std::move(engine_options));
+  EngineService service(engine, server_options);
+  return RunServer(io, service, server_options, [&] { engine.Start(); }, [&] { engine.Stop(); });
+}
+
+Status ServeHandler(const ServeFlags& flags) {
+  const Grid grid = flags.model.grid();
+  if (grid.stages > 1 || !flags.model.hostfile.empty())
+    return Fail(ErrorCode::kUnsupported,
+                "a model.py is run by ranks of one host: --tp, without --pp or --hostfile");
+  ASSIGN_OR_RETURN(HandlerOptions options,
+                   ToHandlerOptions(flags.handlers, flags.model.model, flags.name, grid.tensor_ranks));
+  ASSIGN_OR_RETURN(const ServerOptions server_options, ToServerOptions(flags));
+  const std::string name = options.launch.name;
+  asio::io_context io(1);
+  HandlerPool pool(io, std::move(options));
+  HandlerService service(pool, name, server_options.request_timeout);
+  return RunServer(io, service, server_options, [&] { pool.Start(); }, [&] { pool.Stop(); });
+}
+
+Status Serve(const ServeFlags& flags) {
+  return HasHandler(flags.model.model) ? ServeHandler(flags) : ServeEngine(flags);
 }
 
 struct WorkerFlags {
@@ -169,6 +201,7 @@ void AddServe(CLI::App& app) {
       app.add_subcommand("serve", "Serve a model over HTTP: SageMaker, OpenAI and TGI dialects");
   AddModelFlags(*command, flags->model, /*with_shapes=*/true);
   AddRankFlags(*command, flags->model);
+  AddHandlerFlags(*command, flags->handlers);
   command->add_option("--host", flags->server.host, "Address to listen on; 0.0.0.0 for all")
       ->capture_default_str();
   command->add_option("--port", flags->server.port, "Port to listen on; 0: any free one, printed")

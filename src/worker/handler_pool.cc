@@ -1,6 +1,7 @@
 #include "worker/handler_pool.h"
 
 #include <algorithm>
+#include <filesystem>
 
 #include "base/log.h"
 
@@ -64,6 +65,12 @@ bool HandlerPool::CanServe() const {
   });
 }
 
+// Workers that are not being ended.
+int HandlerPool::Staying() const {
+  return static_cast<int>(std::count_if(workers_.begin(), workers_.end(),
+                                        [](const Worker& worker) { return worker.phase != Phase::kEnding; }));
+}
+
 std::vector<pid_t> HandlerPool::pids() const {
   std::vector<pid_t> pids;
   for (const Worker& worker : workers_) {
@@ -88,9 +95,19 @@ void HandlerPool::StartWorker(Worker& worker) {
     worker.process->End();
     return;
   }
-  Arm(worker, options_.model_loading_timeout, [this, &worker] {
-    worker.load_failure =
-        fmt::format("the model was not loaded within {} s", Seconds(options_.model_loading_timeout));
+  // With requirements, a worker says hello when they are installed.
+  std::error_code ignored;
+  if (std::filesystem::exists(options_.launch.directory / "requirements.txt", ignored)) {
+    if (!was_ready_) status_text_ = "the handler's requirements.txt is being installed";
+    ArmStart(worker, options_.install_timeout, "requirements.txt was not installed");
+  } else {
+    ArmStart(worker, options_.model_loading_timeout, "the model was not loaded");
+  }
+}
+
+void HandlerPool::ArmStart(Worker& worker, std::chrono::milliseconds wait, const char* what) {
+  Arm(worker, wait, [this, &worker, wait, what] {
+    worker.load_failure = fmt::format("{} within {} s", what, Seconds(wait));
     OnBroken(worker, *worker.load_failure);
     worker.process->End();
   });
@@ -110,6 +127,7 @@ void HandlerPool::OnMessage(Worker& worker, HandlerMessage message) {
     properties.emplace_back("device_id", "-1");
     properties.emplace_back("tensor_parallel_degree", std::to_string(options_.launch.ranks));
     worker.process->Send(EncodeLoad(properties));
+    ArmStart(worker, options_.model_loading_timeout, "the model was not loaded");
     if (!was_ready_) status_text_ = "the handler loads its model";
   } else if (std::holds_alternative<HandlerReady>(message)) {
     OnReady(worker);
@@ -135,7 +153,7 @@ void HandlerPool::BecomeIdle(Worker& worker) {
   worker.timer.cancel();
   if (workers_.size() > static_cast<std::size_t>(options_.min_workers)) {
     Arm(worker, options_.max_idle_time, [this, &worker] {
-      if (workers_.size() <= static_cast<std::size_t>(options_.min_workers)) return;
+      if (Staying() <= options_.min_workers) return;
       spdlog::info("{}: a worker had nothing to do for {} s and is ended", options_.launch.name,
                    Seconds(options_.max_idle_time));
       worker.phase = Phase::kEnding;
@@ -153,8 +171,8 @@ void HandlerPool::OnBroken(Worker& worker, const std::string& why) {
   if (starting) {
     NoteFailedStart(worker, why);
   } else {
-    spdlog::error("{}: worker {} {}; {} requests unfinished", options_.launch.name, worker.process->pid(), why,
-                  worker.call.size());
+    spdlog::error("{}: worker {} {}; {} requests unfinished", options_.launch.name, worker.process->pid(),
+                  why, worker.call.size());
     if (!CanServe()) status_text_ = "restarting";
   }
   FailCall(worker, Died(why));
@@ -201,12 +219,11 @@ void HandlerPool::OnGone(Worker& worker) {
 void HandlerPool::Arm(Worker& worker, std::chrono::milliseconds wait, std::function<void()> on_expiry) {
   worker.timer.expires_after(wait);
   const auto expiry = worker.timer.expiry();
-  worker.timer.async_wait(
-      [&worker, alive = std::weak_ptr(worker.alive), expiry,
-       on_expiry = std::move(on_expiry)](boost::system::error_code error) {
-        // An expiry that was already on its way comes without an error though the timer was set again.
-        if (!error && !alive.expired() && worker.timer.expiry() == expiry) on_expiry();
-      });
+  worker.timer.async_wait([&worker, alive = std::weak_ptr(worker.alive), expiry,
+                           on_expiry = std::move(on_expiry)](boost::system::error_code error) {
+    // An expiry that was already on its way comes without an error though the timer was set again.
+    if (!error && !alive.expired() && worker.timer.expiry() == expiry) on_expiry();
+  });
 }
 
 void HandlerPool::ArmCall(Worker& worker) {
@@ -218,8 +235,8 @@ void HandlerPool::ArmCall(Worker& worker) {
     worker.phase = Phase::kEnding;
     if (!CanServe()) status_text_ = "restarting";
     worker.process->End();
-    FailCall(worker, {ErrorCode::kDeadlineExceeded, fmt::format("the handler gave no answer for {} s",
-                                                                Seconds(options_.predict_timeout))});
+    FailCall(worker, {ErrorCode::kDeadlineExceeded,
+                      fmt::format("the handler gave no answer for {} s", Seconds(options_.predict_timeout))});
   });
 }
 
@@ -231,7 +248,8 @@ std::uint64_t HandlerPool::Submit(HandlerRequest request, Sink sink) {
   if (failed_ || stopped_) {
     refusal = {ErrorCode::kUnavailable, status_text_};
   } else if (queue_.size() >= static_cast<std::size_t>(options_.job_queue_size)) {
-    refusal = {ErrorCode::kOverloaded, fmt::format("{} requests wait already; try again later", queue_.size())};
+    refusal = {ErrorCode::kOverloaded,
+               fmt::format("{} requests wait already; try again later", queue_.size())};
   } else if (request.bytes() > kMaxCallBytes) {
     refusal = {ErrorCode::kTooLarge, "the request is too large for a handler"};
   }
@@ -260,8 +278,9 @@ void HandlerPool::WatchDeadline(std::uint64_t id, Pending& pending) {
     const auto place = std::find(queue_.begin(), queue_.end(), id);
     if (error || place == queue_.end()) return;
     queue_.erase(place);
-    Deliver(id, HandlerFailed{{ErrorCode::kDeadlineExceeded,
-                               fmt::format("waited in the queue for {} s, which is the limit", Seconds(wait))}});
+    Deliver(id,
+            HandlerFailed{{ErrorCode::kDeadlineExceeded,
+                           fmt::format("waited in the queue for {} s, which is the limit", Seconds(wait))}});
   });
 }
 
@@ -375,8 +394,8 @@ void HandlerPool::Grow() {
     return;
   Worker& worker = workers_.emplace_back(io_);
   worker.backoff = options_.first_backoff;
-  spdlog::info("{}: {} requests wait; worker {} of at most {} is started", options_.launch.name, queue_.size(),
-               workers_.size(), options_.max_workers);
+  spdlog::info("{}: {} requests wait; worker {} of at most {} is started", options_.launch.name,
+               queue_.size(), workers_.size(), options_.max_workers);
   StartWorker(worker);
 }
 

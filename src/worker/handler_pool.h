@@ -39,6 +39,8 @@ struct HandlerOptions {
   std::chrono::milliseconds max_idle_time{60'000};  // of a worker above min_workers
   int job_queue_size = 1000;
   std::chrono::milliseconds model_loading_timeout{240'000};
+  // Of a requirements.txt, before that. The largest wheels are some GiB.
+  std::chrono::milliseconds install_timeout{1'800'000};
   // Between two signs of life of a worker that has a call; also what a request may wait in the queue.
   std::chrono::milliseconds predict_timeout{120'000};
   int max_failed_starts = 3;  // deaths in a row before the first worker is ready
@@ -78,8 +80,8 @@ class HandlerPool {
   std::int64_t restarts() const { return restarts_; }
   std::vector<pid_t> pids() const;
 
-  // `sink` gets the request's events on the io thread, from a later turn of the loop on, and is gone after the
-  // last. Returns the id to cancel by. A full queue is kOverloaded.
+  // `sink` gets the request's events on the io thread, from a later turn of the loop on, and is gone after
+  // the last. Returns the id to cancel by. A full queue is kOverloaded.
   std::uint64_t Submit(HandlerRequest request, Sink sink);
   // No further events; unknown ids are ignored. A stream ends after its next piece; a handler that is at work
   // on something else goes on.
@@ -91,8 +93,8 @@ class HandlerPool {
     explicit Worker(boost::asio::io_context& io) : timer(io) {}
     std::shared_ptr<HandlerProcess> process;
     Phase phase = Phase::kStarting;
-    std::vector<std::uint64_t> call;   // the requests it works on
-    boost::asio::steady_timer timer;   // of loading, of a call, of idleness, of waiting: one at a time
+    std::vector<std::uint64_t> call;  // the requests it works on
+    boost::asio::steady_timer timer;  // of loading, of a call, of idleness, of waiting: one at a time
     std::shared_ptr<const bool> alive = std::make_shared<const bool>(true);  // while this object is
     std::chrono::milliseconds backoff{0};
     std::optional<std::string> load_failure;
@@ -114,6 +116,7 @@ class HandlerPool {
   void BecomeIdle(Worker& worker);
   // `on_expiry` runs unless the timer was set again or the worker is gone.
   void Arm(Worker& worker, std::chrono::milliseconds wait, std::function<void()> on_expiry);
+  void ArmStart(Worker& worker, std::chrono::milliseconds wait, const char* what);
   void ArmCall(Worker& worker);
 
   void Dispatch();
@@ -124,6 +127,7 @@ class HandlerPool {
   void WatchDeadline(std::uint64_t id, Pending& pending);
   void Grow();
   bool CanServe() const;
+  int Staying() const;
 
   void Deliver(std::uint64_t id, HandlerEvent event);
   void FailCall(Worker& worker, const Error& error);

@@ -222,12 +222,14 @@ TEST_F(HandlerPoolTest, DeathShowsThoughAChildOfTheHandlerHoldsTheSocket) {
   EXPECT_THAT(Ask("x").failed, HasSubstr("ended"));
   // And the child is ended with it.
   const pid_t child = std::stoi(FileText("child"));
-  RunUntil([&] { return ::kill(child, 0) != 0 || [&] {
+  RunUntil([&] {
+    return ::kill(child, 0) != 0 || [&] {
       std::ifstream file(fmt::format("/proc/{}/stat", child));
       std::string text;
       std::getline(file, text);
       return text.find(") Z") != std::string::npos;
-    }(); });
+    }();
+  });
 }
 
 TEST_F(HandlerPoolTest, SilenceLongerThanThePredictTimeOut) {
@@ -266,9 +268,8 @@ TEST_F(HandlerPoolTest, RequestsWaitNoLongerThanTheirDeadline) {
   HandlerRequest request;
   request.deadline_ms = 50;
   std::string failed;
-  pool_->Submit(std::move(request), [&](HandlerEvent event) {
-    failed = std::get<HandlerFailed>(event).error.ToString();
-  });
+  pool_->Submit(std::move(request),
+                [&](HandlerEvent event) { failed = std::get<HandlerFailed>(event).error.ToString(); });
   RunUntil([&] { return !failed.empty(); });
   EXPECT_THAT(failed, StartsWith("deadline_exceeded: waited in the queue"));
   EXPECT_FALSE(heard_["working"].ended);
@@ -361,11 +362,12 @@ TEST_F(HandlerPoolTest, FirstCallHasTheOptions) {
   options_.properties = {{"model_id", "opt"}, {"batch_size", "1"}};
   options_.launch.entry_point = "other.py";
   options_.launch.handler = "serve";
-  std::ofstream(folder_ / "other.py") << "first = None\n"
-                                         "def serve(inputs):\n"
-                                         "    global first\n"
-                                         "    if first is None: first = inputs.get_properties(); return None\n"
-                                         "    return ' '.join(f'{k}={v}' for k, v in sorted(first.items()))\n";
+  std::ofstream(folder_ / "other.py")
+      << "first = None\n"
+         "def serve(inputs):\n"
+         "    global first\n"
+         "    if first is None: first = inputs.get_properties(); return None\n"
+         "    return ' '.join(f'{k}={v}' for k, v in sorted(first.items()))\n";
   Start("");
   Submit("x");
   Finish({"x"});
@@ -401,7 +403,8 @@ TEST_F(HandlerPoolTest, EveryRankGetsEveryRequestAndRankZeroAnswers) {
   options_.launch.ranks = 2;
   StartHandler(
       "rank, world = os.environ['RANK'], os.environ['WORLD_SIZE']\n"
-      "assert os.environ['LOCAL_RANK'] == rank and os.environ['MASTER_ADDR'] and int(os.environ['MASTER_PORT'])\n"
+      "assert os.environ['LOCAL_RANK'] == rank and os.environ['MASTER_ADDR'] and "
+      "int(os.environ['MASTER_PORT'])\n"
       "assert inputs.get_property('tensor_parallel_degree') == world\n"
       "open('seen' + rank, 'a').write(text + ' ')\n"
       "if text == 'die': os._exit(1) if rank == '1' else time.sleep(600)\n"

@@ -46,7 +46,8 @@ Result<int> FreePort() {
 // Its process ended; it may still be a zombie.
 bool HasEnded(pid_t pid) {
   siginfo_t info{};
-  return ::waitid(P_PID, static_cast<id_t>(pid), &info, WEXITED | WNOHANG | WNOWAIT) != 0 || info.si_pid == pid;
+  return ::waitid(P_PID, static_cast<id_t>(pid), &info, WEXITED | WNOHANG | WNOWAIT) != 0 ||
+         info.si_pid == pid;
 }
 
 }  // namespace
@@ -76,11 +77,11 @@ Status HandlerProcess::Start() {
   output_.assign(ends[0]);
   ASSIGN_OR_RETURN(std::vector<std::string> command, Command());
   ASSIGN_OR_RETURN(Variables variables, Environment());
-  ASSIGN_OR_RETURN(pid_, SpawnProcess({.command = std::move(command),
-                                       .descriptors = {{child_end.get(), STDOUT_FILENO},
-                                                       {child_end.get(), STDERR_FILENO}},
-                                       .variables = std::move(variables),
-                                       .directory = launch_.directory}));
+  ASSIGN_OR_RETURN(
+      pid_, SpawnProcess({.command = std::move(command),
+                          .descriptors = {{child_end.get(), STDOUT_FILENO}, {child_end.get(), STDERR_FILENO}},
+                          .variables = std::move(variables),
+                          .directory = launch_.directory}));
   Accept();
   ReadOutput();
   Watch();
@@ -90,13 +91,16 @@ Status HandlerProcess::Start() {
 Result<std::vector<std::string>> HandlerProcess::Command() const {
   std::vector<std::string> command;
   if (launch_.ranks > 1) {
-    command = {"mpirun",    "-n",   std::to_string(launch_.ranks),
-               "--bind-to", "none", "--host",
+    command = {"mpirun",
+               "-n",
+               std::to_string(launch_.ranks),
+               "--bind-to",
+               "none",
+               "--host",
                fmt::format("localhost:{}", launch_.ranks)};
   }
-  command.insert(command.end(),
-                 {launch_.python, "-u", "-m", "djl_python.worker", "--socket", socket_path_, "--entry-point",
-                  launch_.entry_point, "--handler", launch_.handler});
+  command.insert(command.end(), {launch_.python, "-u", "-m", "djl_python.worker", "--socket", socket_path_,
+                                 "--entry-point", launch_.entry_point, "--handler", launch_.handler});
   return command;
 }
 
@@ -134,28 +138,27 @@ void HandlerProcess::Accept() {
 }
 
 void HandlerProcess::ReadSome(const std::shared_ptr<Rank>& rank) {
-  rank->socket.async_read_some(asio::buffer(rank->buffer), [self = shared_from_this(), rank](
-                                                               boost::system::error_code error,
-                                                               std::size_t count) {
-    if (self->ended_) return;
-    if (error) {
-      self->Broken("ended");
-      return;
-    }
-    rank->reader.Append({rank->buffer.data(), count});
-    for (;;) {
-      auto message = rank->reader.Next();
-      if (!message) {
-        self->Broken(message.error().message);
-        return;
-      }
-      if (!*message) break;
-      if (!self->OnMessage(*rank, std::move(**message)))
-        self->Broken("sent a message out of order");
-      if (self->ended_) return;
-    }
-    self->ReadSome(rank);
-  });
+  rank->socket.async_read_some(
+      asio::buffer(rank->buffer),
+      [self = shared_from_this(), rank](boost::system::error_code error, std::size_t count) {
+        if (self->ended_) return;
+        if (error) {
+          self->Broken("ended");
+          return;
+        }
+        rank->reader.Append({rank->buffer.data(), count});
+        for (;;) {
+          auto message = rank->reader.Next();
+          if (!message) {
+            self->Broken(message.error().message);
+            return;
+          }
+          if (!*message) break;
+          if (!self->OnMessage(*rank, std::move(**message))) self->Broken("sent a message out of order");
+          if (self->ended_) return;
+        }
+        self->ReadSome(rank);
+      });
 }
 
 bool HandlerProcess::OnMessage(Rank& rank, HandlerMessage message) {
@@ -179,8 +182,8 @@ bool HandlerProcess::OnMessage(Rank& rank, HandlerMessage message) {
 }
 
 bool HandlerProcess::OnHello(Rank& rank, const HandlerHello& hello) {
-  const bool known =
-      std::any_of(ranks_.begin(), ranks_.end(), [&](const auto& other) { return other->number == hello.rank; });
+  const bool known = std::any_of(ranks_.begin(), ranks_.end(),
+                                 [&](const auto& other) { return other->number == hello.rank; });
   if (rank.number >= 0 || hello.rank >= launch_.ranks || known || hello.pid <= 1) return false;
   rank.number = hello.rank;
   rank.pid = hello.pid;
@@ -196,24 +199,24 @@ void HandlerProcess::Send(const std::string& frame) {
 }
 
 void HandlerProcess::WriteNext(const std::shared_ptr<Rank>& rank) {
-  asio::async_write(rank->socket, asio::buffer(*rank->outgoing.front()),
-                    [self = shared_from_this(), rank](boost::system::error_code error, std::size_t /*count*/) {
-                      if (error || self->ended_) return;  // a broken socket shows on the reading side
-                      rank->outgoing.pop_front();
-                      if (!rank->outgoing.empty()) self->WriteNext(rank);
-                    });
+  asio::async_write(
+      rank->socket, asio::buffer(*rank->outgoing.front()),
+      [self = shared_from_this(), rank](boost::system::error_code error, std::size_t /*count*/) {
+        if (error || self->ended_) return;  // a broken socket shows on the reading side
+        rank->outgoing.pop_front();
+        if (!rank->outgoing.empty()) self->WriteNext(rank);
+      });
 }
 
 // --- what it prints ---
 
 void HandlerProcess::ReadOutput() {
-  output_.async_read_some(asio::buffer(output_buffer_), [self = shared_from_this()](
-                                                            boost::system::error_code error,
-                                                            std::size_t count) {
-    if (error || self->ended_) return;
-    self->TakeOutput({self->output_buffer_.data(), count});
-    self->ReadOutput();
-  });
+  output_.async_read_some(asio::buffer(output_buffer_),
+                          [self = shared_from_this()](boost::system::error_code error, std::size_t count) {
+                            if (error || self->ended_) return;
+                            self->TakeOutput({self->output_buffer_.data(), count});
+                            self->ReadOutput();
+                          });
 }
 
 void HandlerProcess::TakeOutput(std::string_view text) {

@@ -162,7 +162,8 @@ Result<HandlerMessage> Decode(Kind kind, std::string_view payload) {
     default:
       return NotOurs(fmt::format("a frame of kind {}", static_cast<int>(kind)));
   }
-  if (!fields.ok()) return NotOurs(fmt::format("a frame of kind {} with other fields", static_cast<int>(kind)));
+  if (!fields.ok())
+    return NotOurs(fmt::format("a frame of kind {} with other fields", static_cast<int>(kind)));
   return message;
 }
 

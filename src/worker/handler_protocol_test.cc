@@ -40,8 +40,8 @@ TEST(HandlerProtocol, FramesFromAHandler) {
   HandlerFrameReader reader;
   const std::string head =
       Bytes("1f000000 4248 01 0e 0500000000000000 a8010000 01000000 01000000 01000000 6b 02000000 7676");
-  const std::string all = Bytes("08000000 4248 01 0b 01000000 39050000") + Bytes("00000000 4248 01 0c") + head +
-                          Bytes("0d000000 4248 01 0f 0500000000000000 01000000 ff") +
+  const std::string all = Bytes("08000000 4248 01 0b 01000000 39050000") + Bytes("00000000 4248 01 0c") +
+                          head + Bytes("0d000000 4248 01 0f 0500000000000000 01000000 ff") +
                           Bytes("0c000000 4248 01 10 0500000000000000 00000000") +
                           Bytes("04000000 4248 01 11 02000000");
   std::vector<HandlerMessage> messages;
@@ -66,15 +66,15 @@ TEST(HandlerProtocol, FramesFromAHandler) {
 }
 
 TEST(HandlerProtocol, WhatIsNotOfTheProtocol) {
-  for (const char* bytes : {"47455420 2f20 48 54",              // GET / HT…
-                            "00000000 4248 02 0c",              // another version
-                            "00000000 4248 01 63",              // another kind
-                            "00000000 4248 01 01",              // what only we send
-                            "ffffff7f 4248 01 0f",              // too long
-                            "01000000 4248 01 0c 00",           // a field too many
-                            "03000000 4248 01 11 000000",       // a field cut short
-                            "04000000 4248 01 11 03000000",     // no such outcome
-                            "04000000 4248 01 0d ffffffff",     // a text longer than its frame
+  for (const char* bytes : {"47455420 2f20 48 54",           // GET / HT…
+                            "00000000 4248 02 0c",           // another version
+                            "00000000 4248 01 63",           // another kind
+                            "00000000 4248 01 01",           // what only we send
+                            "ffffff7f 4248 01 0f",           // too long
+                            "01000000 4248 01 0c 00",        // a field too many
+                            "03000000 4248 01 11 000000",    // a field cut short
+                            "04000000 4248 01 11 03000000",  // no such outcome
+                            "04000000 4248 01 0d ffffffff",  // a text longer than its frame
                             "14000000 4248 01 0e 0500000000000000 a8010000 01000000 ffffffff"}) {
     HandlerFrameReader reader;
     reader.Append(Bytes(bytes));

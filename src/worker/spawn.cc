@@ -42,8 +42,7 @@ Result<pid_t> SpawnProcess(const SpawnOptions& options) {
   // (POSIX.1-2024).
   for (const auto& [ours, theirs] : options.descriptors)
     posix_spawn_file_actions_adddup2(&actions, ours, theirs);
-  if (!options.directory.empty())
-    posix_spawn_file_actions_addchdir_np(&actions, options.directory.c_str());
+  if (!options.directory.empty()) posix_spawn_file_actions_addchdir_np(&actions, options.directory.c_str());
   posix_spawnattr_t attributes;
   posix_spawnattr_init(&attributes);
   posix_spawnattr_setflags(&attributes, POSIX_SPAWN_SETPGROUP);
