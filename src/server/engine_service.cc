@@ -98,7 +98,8 @@ void EngineService::SetMetrics(Metrics& metrics) const {
 Result<std::unique_ptr<Exchange>> EngineService::MakeExchange(const ServiceRequest& request) const {
   using State = EngineClient::State;
   // An engine that is being restarted takes requests, and gets them when it is back.
-  const bool usable = engine_.info() && engine_.state() != State::kFailed && engine_.state() != State::kStopped;
+  const bool usable =
+      engine_.info() && engine_.state() != State::kFailed && engine_.state() != State::kStopped;
   if (!usable) return std::unexpected(NotReady(health()));
   const ApiRequest api{.path = request.path,
                        .content_type = request.Header("Content-Type"),

@@ -61,7 +61,8 @@ std::string_view Trim(std::string_view text) {
 
 bool IsHeaderName(std::string_view name) {
   return !name.empty() && std::all_of(name.begin(), name.end(), [](unsigned char c) {
-    return std::isalnum(c) != 0 || std::string_view("!#$%&'*+-.^_`|~").find(static_cast<char>(c)) != std::string_view::npos;
+    return std::isalnum(c) != 0 ||
+           std::string_view("!#$%&'*+-.^_`|~").find(static_cast<char>(c)) != std::string_view::npos;
   });
 }
 
@@ -73,8 +74,9 @@ bool IsHeaderValue(std::string_view value) {
 
 // How an answer is sent is the server's business.
 bool IsOurs(std::string_view lower_name) {
-  constexpr std::array<std::string_view, 8> kOurs = {"connection", "content-length", "date",    "keep-alive",
-                                                     "server",     "transfer-encoding", "upgrade", "x-request-id"};
+  constexpr std::array<std::string_view, 8> kOurs = {"connection", "content-length", "date",
+                                                     "keep-alive", "server",         "transfer-encoding",
+                                                     "upgrade",    "x-request-id"};
   return std::find(kOurs.begin(), kOurs.end(), lower_name) != kOurs.end();
 }
 
@@ -133,8 +135,7 @@ class HandlerAnswering final : public Answering {
   }
 
   void Observe(Metrics& metrics) const override {
-    if (finished_ && !failure_)
-      metrics.ObserveLatency(std::chrono::steady_clock::now() - started_);
+    if (finished_ && !failure_) metrics.ObserveLatency(std::chrono::steady_clock::now() - started_);
   }
 
  private:

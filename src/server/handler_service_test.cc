@@ -38,8 +38,14 @@ TEST(ToHandlerRequest, QueryParametersAreContent) {
 TEST(ToHttpAnswer, PropertiesAreHeadersUnlessTheyAreTheServers) {
   HandlerHead head;
   head.status = 201;
-  head.properties = {{"content-type", "text/csv"}, {"X-Mine", "1"}, {"Content-Length", "5"}, {"Transfer-Encoding", "x"},
-                     {"X-Split", "a\r\nSet-Cookie: b"}, {"X Space", "a"}, {"", "a"}, {"X-Tab", "a\tb"}};
+  head.properties = {{"content-type", "text/csv"},
+                     {"X-Mine", "1"},
+                     {"Content-Length", "5"},
+                     {"Transfer-Encoding", "x"},
+                     {"X-Split", "a\r\nSet-Cookie: b"},
+                     {"X Space", "a"},
+                     {"", "a"},
+                     {"X-Tab", "a\tb"}};
   const HttpAnswer answer = ToHttpAnswer(head);
   EXPECT_EQ(answer.status, 201);
   EXPECT_EQ(answer.content_type, "text/csv");

@@ -1,6 +1,7 @@
 // The pool with real Python processes: its handlers are written into a folder by each test.
 #include "worker/handler_pool.h"
 
+#include <fcntl.h>
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 #include <unistd.h>
@@ -12,6 +13,8 @@
 #include <fstream>
 #include <set>
 #include <sstream>
+
+#include "base/unique_fd.h"
 
 namespace bloomery {
 namespace {
@@ -384,6 +387,14 @@ TEST_F(HandlerPoolTest, ProtocolIsNotDisturbedByWhatIsPrinted) {
       "return text");
   EXPECT_EQ(Ask("x").text, "x");
   EXPECT_EQ(Ask("y").text, "y");
+}
+
+TEST_F(HandlerPoolTest, WorkersDoNotInheritWhatIsOpenHere) {
+  constexpr int kHigh = 200;  // above what Python opens
+  const UniqueFd open_here(::fcntl(STDIN_FILENO, F_DUPFD, kHigh));
+  ASSERT_GE(open_here.get(), kHigh);
+  StartHandler("return str(os.path.exists(f'/proc/self/fd/{text}'))");
+  EXPECT_EQ(Ask(std::to_string(open_here.get())).text, "False");
 }
 
 TEST_F(HandlerPoolTest, StoppingFailsWhatIsUnfinishedAndLeavesNoProcess) {

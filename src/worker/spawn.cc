@@ -42,6 +42,10 @@ Result<pid_t> SpawnProcess(const SpawnOptions& options) {
   // (POSIX.1-2024).
   for (const auto& [ours, theirs] : options.descriptors)
     posix_spawn_file_actions_adddup2(&actions, ours, theirs);
+  // What libraries open without close-on-exec, clients' connections for one, is not the child's.
+  int first_unused = STDERR_FILENO + 1;
+  for (const auto& [ours, theirs] : options.descriptors) first_unused = std::max(first_unused, theirs + 1);
+  posix_spawn_file_actions_addclosefrom_np(&actions, first_unused);
   if (!options.directory.empty()) posix_spawn_file_actions_addchdir_np(&actions, options.directory.c_str());
   posix_spawnattr_t attributes;
   posix_spawnattr_init(&attributes);

@@ -15,10 +15,11 @@ namespace bloomery {
 using Variables = std::vector<std::pair<std::string, std::string>>;
 
 struct SpawnOptions {
-  std::vector<std::string> command;              // the program is looked for in PATH
-  std::vector<std::pair<int, int>> descriptors;  // of ours, and as which the child has it
-  Variables variables;                           // in place of ours of that name
-  std::filesystem::path directory;               // empty: ours
+  std::vector<std::string> command;  // the program is looked for in PATH
+  std::vector<std::pair<int, int>>
+      descriptors;                  // of ours, and as which the child has it; no others but 0 to 2
+  Variables variables;              // in place of ours of that name
+  std::filesystem::path directory;  // empty: ours
 };
 
 // The child leads a process group of its own: Ctrl-C in a terminal reaches the gateway alone, which then
