@@ -229,17 +229,23 @@ Result<std::uint64_t> ParseBytes(std::string_view text) {
   return Fail(ErrorCode::kInvalidArgument, "\"{}\" is not a size: write 512MiB, 2GiB or 2e9", text);
 }
 
-Result<std::filesystem::path> DemoModel() {
-  if (const char* chosen = std::getenv("BLOOMERY_DEMO_MODEL"); chosen != nullptr)
-    return std::filesystem::path(chosen);
+std::optional<std::filesystem::path> FolderOfProgram(std::initializer_list<const char*> places,
+                                                     const char* file) {
   std::error_code ignored;
   const auto program = std::filesystem::read_symlink("/proc/self/exe", ignored);
   for (auto folder = program.parent_path();; folder = folder.parent_path()) {
-    for (const char* place : {"demo/model", "share/bloomery/demo/model"}) {
-      if (std::filesystem::exists(folder / place / "config.json", ignored)) return folder / place;
+    for (const char* place : places) {
+      if (std::filesystem::exists(folder / place / file, ignored)) return folder / place;
     }
-    if (folder == folder.root_path()) break;
+    if (folder == folder.root_path()) return std::nullopt;
   }
+}
+
+Result<std::filesystem::path> DemoModel() {
+  if (const char* chosen = std::getenv("BLOOMERY_DEMO_MODEL"); chosen != nullptr)
+    return std::filesystem::path(chosen);
+  if (auto found = FolderOfProgram({"demo/model", "share/bloomery/demo/model"}, "config.json"))
+    return *std::move(found);
   return Fail(ErrorCode::kNotFound,
               "the demo model (demo/model) is not beside the program; name a MODEL directory or set "
               "BLOOMERY_DEMO_MODEL");

@@ -4,7 +4,9 @@
 #include <CLI/CLI.hpp>
 
 #include <filesystem>
+#include <initializer_list>
 #include <memory>
+#include <optional>
 #include <string>
 
 #include "base/result.h"
@@ -70,6 +72,10 @@ Result<std::uint64_t> ParseBytes(std::string_view text);
 
 // The demo model's directory: $BLOOMERY_DEMO_MODEL, or demo/model beside or above the program.
 Result<std::filesystem::path> DemoModel();
+
+// The first of `places`, beside or above the program, that holds `file`.
+std::optional<std::filesystem::path> FolderOfProgram(std::initializer_list<const char*> places,
+                                                     const char* file);
 
 // Set for ranks whose standard error mpirun passes on to a terminal.
 inline constexpr const char* kTerminalVariable = "BLOOMERY_TERMINAL";

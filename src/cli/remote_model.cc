@@ -252,9 +252,18 @@ Status FetchModel(ModelFlags& flags) {
     const InterruptGuard guard;
     return UnpackLocal(flags);
   }
-  const bool on_hub =
-      flags.model.find('/') != std::string::npos && IsHubId(flags.model) && !fs::exists(flags.model, ignored);
-  return on_hub ? FetchModel(flags, {SourceKind::kHub, flags.model, flags.revision}) : Status();
+  return NamesHubModel(flags.model) ? FetchModel(flags, {SourceKind::kHub, flags.model, flags.revision})
+                                    : Status();
+}
+
+std::string NameOf(const ModelSource& source) {
+  const auto uri = ParseS3Uri(source.text);
+  return source.kind == SourceKind::kS3 && uri ? NameOf(*uri) : source.text;
+}
+
+bool NamesHubModel(const std::string& model) {
+  std::error_code ignored;
+  return model.find('/') != std::string::npos && IsHubId(model) && !fs::exists(model, ignored);
 }
 
 Status FetchModel(ModelFlags& flags, const ModelSource& source, const LoadProgress& progress) {

@@ -32,6 +32,12 @@ Status FetchModel(ModelFlags& flags);
 // The same with what a deployment names. `progress`: instead of a line on the terminal.
 Status FetchModel(ModelFlags& flags, const ModelSource& source, const LoadProgress& progress = nullptr);
 
+// What a fetched model is called: the hub's id, or the last part of the key.
+std::string NameOf(const ModelSource& source);
+
+// MODEL is no file of this host, and could be "org/name".
+bool NamesHubModel(const std::string& model);
+
 // "1.5 GB"
 std::string HumanBytes(std::uint64_t bytes);
 

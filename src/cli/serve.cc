@@ -1,4 +1,5 @@
-// bloomery serve: the gateway; and bloomery worker: the engine process that it starts.
+// bloomery serve: the gateway, of an engine or of a model.py; and bloomery worker: the engine process that it
+// starts.
 #include <sys/prctl.h>
 #include <unistd.h>
 
@@ -8,13 +9,17 @@
 #include "base/log.h"
 #include "base/unique_fd.h"
 #include "cli/commands.h"
+#include "cli/handlers.h"
 #include "cli/options.h"
 #include "cli/ranks.h"
 #include "cli/remote_model.h"
 #include "cli/serve_flags.h"
+#include "server/engine_service.h"
+#include "server/handler_service.h"
 #include "server/server.h"
 #include "worker/engine_client.h"
 #include "worker/engine_worker.h"
+#include "worker/handler_pool.h"
 
 namespace bloomery {
 namespace {
@@ -23,14 +28,26 @@ namespace asio = boost::asio;
 
 constexpr int kWorkerSocketFd = 3;  // of an engine that is one process
 
+// Where an engine process fetches its model from, as the gateway tells it.
+void AddSource(const ServeFlags& flags, std::vector<std::string>& command) {
+  command.insert(command.end(),
+                 {flags.source->text, "--from", std::string(SourceKindName(flags.source->kind)), "--revision",
+                  flags.source->revision, "--load-format", flags.model.load_format});
+  if (!flags.model.cache_dir.empty()) command.insert(command.end(), {"--cache-dir", flags.model.cache_dir});
+  if (flags.model.no_sign_request) command.push_back("--no-sign-request");
+}
+
 // The engine process, or each of its ranks, gets the model flags as the gateway got them.
-Result<std::vector<std::string>> WorkerCommand(const ServeFlags& flags, const LoadOptions& options) {
+Result<std::vector<std::string>> WorkerCommand(const ServeFlags& flags,
+                                               const std::filesystem::path& directory,
+                                               const std::string& name) {
   const ModelFlags& m = flags.model;
-  std::vector<std::string> command = {"/proc/self/exe", "worker", "--name",
-                                      flags.name.empty() ? options.name : flags.name};
-  if (m.shape.empty()) {
-    command.push_back(options.directory.string());
-    if (!m.policy.empty()) command.insert(command.end(), {"--policy", m.policy});
+  std::vector<std::string> command = {"/proc/self/exe", "worker", "--name", name};
+  if (!m.policy.empty()) command.insert(command.end(), {"--policy", m.policy});
+  if (flags.source) {
+    AddSource(flags, command);
+  } else if (m.shape.empty()) {
+    command.push_back(directory.string());
   } else {
     command.insert(command.end(), {"--shape", m.shape, "--load-format", "dummy"});
   }
@@ -66,38 +83,26 @@ Result<ServerOptions> ToServerOptions(const ServeFlags& flags) {
   return options;
 }
 
-Status Serve(const ServeFlags& flags) {
-  ASSIGN_OR_RETURN(LoadOptions options, ToLoadOptions(flags.model));
-  if (!flags.model.shape.empty()) options.name = flags.model.shape;
-  // A directory that cannot be a model is said at once, not by a server that comes up and fails.
-  RETURN_IF_ERROR(CheckGrid(flags.model, options));
-  ASSIGN_OR_RETURN(ServerOptions server_options, ToServerOptions(flags));
-  asio::io_context io(1);
-  // The engine process leaves our process group; it is ended by us or by our death (PR_SET_PDEATHSIG).
-  EngineClient::Options engine_options;
-  ASSIGN_OR_RETURN(engine_options.command, WorkerCommand(flags, options));
-  engine_options.starts_ranks = flags.model.grid().size() > 1;
-  engine_options.step_timeout =
-      std::chrono::milliseconds(static_cast<std::int64_t>(flags.step_timeout_s * 1000));
-  if (engine_options.starts_ranks) AllowMpirunAsRoot();
-  EngineClient engine(io, std::move(engine_options));
-  Server server(io, engine, std::move(server_options));
+// Serves until a signal ends it. `start` is called once the port is bound, `stop` once everything is
+// answered, or at a second signal.
+Status RunServer(asio::io_context& io, Service& service, const ServerOptions& options,
+                 const std::function<void()>& start, const std::function<void()>& stop) {
+  Server server(io, service, options);
   ASSIGN_OR_RETURN(const std::uint16_t port, server.Start());
-  engine.Start();
-  spdlog::info("listening on http://{}:{} (GET /ping tells when the model is ready)", flags.server.host,
-               port);
+  start();
+  spdlog::info("listening on http://{}:{} (GET /ping tells when the model is ready)", options.host, port);
 
   asio::signal_set signals(io, SIGTERM, SIGINT);
   std::function<void(boost::system::error_code, int)> on_signal = [&](boost::system::error_code error,
                                                                       int /*signal*/) {
     if (error) return;
     if (server.draining()) {  // a second signal: at once
-      engine.Stop();
+      stop();
       io.stop();
       return;
     }
     server.Drain([&] {
-      engine.Stop();
+      stop();
       // One more turn of the loop, so that requests which outlived the drain get their error.
       asio::post(io, [&io] { asio::post(io, [&io] { io.stop(); }); });
     });
@@ -113,8 +118,75 @@ Status Serve(const ServeFlags& flags) {
   return {};
 }
 
+// What is on this host: its directory and name. A directory that cannot be a model is said at once, not by a
+// server that comes up and fails.
+Result<LoadOptions> CheckLocal(const ServeFlags& flags) {
+  ASSIGN_OR_RETURN(LoadOptions options, ToLoadOptions(flags.model));
+  if (!flags.model.shape.empty()) options.name = flags.model.shape;
+  RETURN_IF_ERROR(CheckGrid(flags.model, options));
+  return options;
+}
+
+Status ServeEngine(const ServeFlags& flags) {
+  LoadOptions options;
+  if (flags.source) {
+    options.name = NameOf(*flags.source);
+  } else {
+    ASSIGN_OR_RETURN(options, CheckLocal(flags));
+  }
+  if (!flags.name.empty()) options.name = flags.name;
+  ASSIGN_OR_RETURN(const ServerOptions server_options, ToServerOptions(flags));
+  asio::io_context io(1);
+  // The engine process leaves our process group; it is ended by us or by our death (PR_SET_PDEATHSIG).
+  EngineClient::Options engine_options;
+  ASSIGN_OR_RETURN(engine_options.command, WorkerCommand(flags, options.directory, options.name));
+  engine_options.starts_ranks = flags.model.grid().size() > 1;
+  engine_options.step_timeout =
+      std::chrono::milliseconds(static_cast<std::int64_t>(flags.step_timeout_s * 1000));
+  if (engine_options.starts_ranks) AllowMpirunAsRoot();
+  EngineClient engine(io, std::move(engine_options));
+  EngineService service(engine, server_options);
+  return RunServer(io, service, server_options, [&] { engine.Start(); }, [&] { engine.Stop(); });
+}
+
+Status ServeHandler(const ServeFlags& flags) {
+  const Grid grid = flags.model.grid();
+  if (grid.stages > 1 || !flags.model.hostfile.empty())
+    return Fail(ErrorCode::kUnsupported,
+                "a model.py is run by ranks of one host: --tp, without --pp or --hostfile");
+  ASSIGN_OR_RETURN(HandlerOptions options, ToHandlerOptions(flags.handlers, flags.name, grid.tensor_ranks));
+  ASSIGN_OR_RETURN(const ServerOptions server_options, ToServerOptions(flags));
+  const std::string name = options.launch.name;
+  asio::io_context io(1);
+  HandlerPool pool(io, std::move(options));
+  HandlerService service(pool, name, server_options.request_timeout);
+  return RunServer(io, service, server_options, [&] { pool.Start(); }, [&] { pool.Stop(); });
+}
+
+Status Serve(const ServeFlags& flags) {
+  return flags.handlers.directory.empty() ? ServeEngine(flags) : ServeHandler(flags);
+}
+
+// MODEL as it was typed. What holds no serving.properties is fetched once there is a server that tells how
+// far that is.
+Status TakeModel(ServeFlags& flags) {
+  std::error_code ignored;
+  const std::string& model = flags.model.model;
+  const bool streamed = flags.model.load_format == kStreamFormat;
+  if (streamed && IsS3Uri(model)) {
+    flags.source = ModelSource{SourceKind::kS3, model, {}};
+  } else if (NamesHubModel(model)) {
+    flags.source = ModelSource{SourceKind::kHub, model, flags.model.revision};
+  } else {
+    return FetchModel(flags.model);
+  }
+  flags.model.model.clear();
+  return {};
+}
+
 struct WorkerFlags {
   ModelFlags model;
+  std::string from;  // "s3" or "hub": where MODEL is; empty: on this host
   std::string name;
 };
 
@@ -124,31 +196,39 @@ void EndForRestart(const Error& error) {
   ::_exit(1);
 }
 
-Status Worker(const WorkerFlags& flags) {
+Status Worker(WorkerFlags flags) {
   // Signals of a terminal are the gateway's business; its death is ours.
   ::prctl(PR_SET_PDEATHSIG, SIGKILL);
   std::signal(SIGINT, SIG_IGN);
-  ASSIGN_OR_RETURN(LoadOptions options, ToLoadOptions(flags.model));
-  options.name = flags.name;
   ASSIGN_OR_RETURN(auto ranks, JoinRanks(flags.model));
   std::unique_ptr<Device> device;
-  if (ranks && ranks->world->rank() > 0) {
+  const auto load = [&](const LoadProgress& progress) -> Result<LoadedModel> {
+    if (!flags.from.empty()) {
+      const SourceKind kind =
+          flags.from == SourceKindName(SourceKind::kS3) ? SourceKind::kS3 : SourceKind::kHub;
+      RETURN_IF_ERROR(FetchModel(flags.model, {kind, flags.model.model, flags.model.revision}, progress));
+      std::signal(SIGINT, SIG_IGN);
+    }
+    ASSIGN_OR_RETURN(LoadOptions options, ToLoadOptions(flags.model));
+    options.name = flags.name;
     ASSIGN_OR_RETURN(device, MakeDevice(flags.model));
-    ASSIGN_OR_RETURN(LoadedModel model, LoadModel(options, *device, nullptr, std::move(ranks)));
+    return LoadModel(options, *device, progress, std::move(ranks));
+  };
+  if (ranks && ranks->world->rank() > 0) {
+    ASSIGN_OR_RETURN(LoadedModel model, load([](double, std::string_view) {}));
     return FollowRankZero(std::move(model));
   }
   UniqueFd connected;
   if (const char* path = std::getenv(kEngineSocketVariable); path != nullptr) {
     ASSIGN_OR_RETURN(connected, ConnectToGateway(path));
   }
-  return RunEngineWorker(
-      connected ? connected.get() : kWorkerSocketFd,
-      [&](const LoadProgress& progress) -> Result<std::unique_ptr<Engine>> {
-        ASSIGN_OR_RETURN(device, MakeDevice(flags.model));
-        ASSIGN_OR_RETURN(LoadedModel model, LoadModel(options, *device, progress, std::move(ranks)));
-        spdlog::info("loaded {} in {:.2f} s on {}", model.info.name, model.load_s, device->Describe());
-        return std::make_unique<Engine>(std::move(model), EndForRestart);
-      });
+  return RunEngineWorker(connected ? connected.get() : kWorkerSocketFd,
+                         [&](const LoadProgress& progress) -> Result<std::unique_ptr<Engine>> {
+                           ASSIGN_OR_RETURN(LoadedModel model, load(progress));
+                           spdlog::info("loaded {} in {:.2f} s on {}", model.info.name, model.load_s,
+                                        device->Describe());
+                           return std::make_unique<Engine>(std::move(model), EndForRestart);
+                         });
 }
 
 }  // namespace
@@ -159,10 +239,10 @@ void AddServe(CLI::App& app) {
       app.add_subcommand("serve", "Serve a model over HTTP: SageMaker, OpenAI and TGI dialects");
   command->footer(
       "MODEL may hold a serving.properties. It and the variables of DJL Serving's and SageMaker's containers "
-      "then "
-      "set what no flag here does; `bloomery config MODEL` shows how.");
+      "then set what no flag here does; `bloomery config MODEL` shows how.");
   AddModelFlags(*command, flags->model, /*with_shapes=*/true);
   AddRankFlags(*command, flags->model);
+  AddHandlerFlags(*command, flags->handlers);
   command->add_option("--host", flags->server.host, "Address to listen on; 0.0.0.0 for all")
       ->capture_default_str();
   command->add_option("--port", flags->server.port, "Port to listen on; 0: any free one, printed")
@@ -202,7 +282,7 @@ void AddServe(CLI::App& app) {
       ->check(CLI::NonNegativeNumber)
       ->capture_default_str();
   command->callback([flags, command] {
-    ExitOnError(FetchModel(flags->model));
+    ExitOnError(TakeModel(*flags));
     ExitOnError(TakeDeployment(*flags, GivenFlags(*command)));
     ExitOnError(Serve(*flags));
   });
@@ -216,6 +296,7 @@ void AddWorker(CLI::App& app) {
   AddModelFlags(*command, flags->model, /*with_shapes=*/true);
   AddRankFlags(*command, flags->model);
   command->add_option("--name", flags->name, "The model's name");
+  command->add_option("--from", flags->from, "Where MODEL is fetched from: s3 or hub");
   command->callback([flags] { ExitOnError(Worker(*flags)); });
 }
 

@@ -54,6 +54,57 @@ void TakeValues(const Deployment& deployment, const CommandLine& given, ServeFla
   if (deployment.max_body_bytes) flags.max_body = std::to_string(*deployment.max_body_bytes);
 }
 
+// Settings of handlers that have a flag, and what one of the flag is in their unit.
+struct HandlerSetting {
+  const char* name;
+  const char* flag;
+  void (*take)(double value, HandlerFlags& flags);
+};
+constexpr HandlerSetting kHandlerSettings[] = {
+    {"batch_size", "--batch-size", [](double v, HandlerFlags& f) { f.batch_size = static_cast<int>(v); }},
+    {"max_batch_delay", "--max-batch-delay-ms",
+     [](double v, HandlerFlags& f) { f.max_batch_delay_ms = static_cast<int>(v); }},
+    {"minWorkers", "--min-workers", [](double v, HandlerFlags& f) { f.min_workers = static_cast<int>(v); }},
+    {"maxWorkers", "--max-workers", [](double v, HandlerFlags& f) { f.max_workers = static_cast<int>(v); }},
+    {"max_idle_time", "--max-idle-time", [](double v, HandlerFlags& f) { f.max_idle_time_s = v; }},
+    {"job_queue_size", "--job-queue-size",
+     [](double v, HandlerFlags& f) { f.job_queue_size = static_cast<int>(v); }},
+    {"option.predict_timeout", "--predict-timeout",
+     [](double v, HandlerFlags& f) { f.predict_timeout_s = v; }},
+    {"option.model_loading_timeout", "--model-loading-timeout",
+     [](double v, HandlerFlags& f) { f.model_loading_timeout_s = v; }},
+};
+
+// What the deployment sets of a name; nullptr: nothing, or its default.
+const std::string* SetValue(const Deployment& deployment, std::string_view name) {
+  for (const EffectiveSetting& setting : deployment.settings) {
+    if (setting.setting->name == name && setting.origin != "default") return &setting.value;
+  }
+  return nullptr;
+}
+
+// The handler gets its options as the deployment has them, and what lies in S3 as the directory it was
+// downloaded into: a model.py reads that from "model_id".
+Status TakeHandler(const Deployment& deployment, const CommandLine& given, ServeFlags& flags) {
+  HandlerFlags& handlers = flags.handlers;
+  handlers.directory = deployment.directory;
+  handlers.entry_point = deployment.entry_point;
+  handlers.properties = deployment.handler_options;
+  if (const std::string* function = SetValue(deployment, "option.handler")) handlers.function = *function;
+  if (const std::string* python = SetValue(deployment, "option.pythonExecutable")) handlers.python = *python;
+  for (const HandlerSetting& setting : kHandlerSettings) {
+    const std::string* value = SetValue(deployment, setting.name);
+    if (value != nullptr && !given.contains(setting.flag)) setting.take(std::stod(*value), handlers);
+  }
+  const bool options_name_it =
+      handlers.properties.contains("model_id") || handlers.properties.contains("s3url");
+  if (!deployment.source || deployment.source->kind != SourceKind::kS3 || !options_name_it) return {};
+  ModelFlags model = flags.model;
+  RETURN_IF_ERROR(FetchModel(model, *deployment.source));
+  handlers.properties["model_id"] = model.model;
+  return {};
+}
+
 }  // namespace
 
 CommandLine GivenFlags(const CLI::App& command) {
@@ -62,6 +113,9 @@ CommandLine GivenFlags(const CLI::App& command) {
     if (setting.flag.empty()) continue;
     const CLI::Option* option = command.get_option_no_throw(std::string(setting.flag));
     if (option != nullptr && option->count() > 0) given[std::string(setting.flag)] = option->results().back();
+  }
+  for (const HandlerSetting& setting : kHandlerSettings) {
+    if (command.get_option(setting.flag)->count() > 0) given[setting.flag] = "";
   }
   return given;
 }
@@ -73,12 +127,13 @@ Status TakeDeployment(ServeFlags& flags, const CommandLine& given) {
   if (deployment.declared) LogDeployment(deployment);
   RETURN_IF_ERROR(CheckErrors(deployment));
   if (deployment.runtime == Runtime::kPythonHandler) {
-    return Fail(ErrorCode::kUnsupported,
-                "{} in {}: Python handlers are not joined yet; engine=Native serves the model without it",
-                deployment.entry_point, deployment.directory.string());
+    RETURN_IF_ERROR(TakeHandler(deployment, given, flags));
+  } else if (deployment.source && !flags.source) {
+    flags.source = deployment.source;
   }
-  if (deployment.source) {
-    RETURN_IF_ERROR(FetchModel(flags.model, *deployment.source));
+  if (flags.source && flags.source->kind == SourceKind::kDirectory) {
+    flags.model.model = flags.source->text;
+    flags.source.reset();
   }
   TakeValues(deployment, given, flags);
   return {};

@@ -1,8 +1,10 @@
 // The flags of `bloomery serve`, and how a deployment fills those that were not given.
 #pragma once
 
+#include <optional>
 #include <string>
 
+#include "cli/handlers.h"
 #include "cli/options.h"
 #include "server/deployment.h"
 #include "server/options.h"
@@ -11,6 +13,9 @@ namespace bloomery {
 
 struct ServeFlags {
   ModelFlags model;
+  std::optional<ModelSource>
+      source;  // in place of model.model: fetched by the engine, while /ping tells how far
+  HandlerFlags handlers;
   ServerOptions server;
   std::string name;
   std::string api_key_file;

@@ -7,10 +7,12 @@
 #include <algorithm>
 #include <cctype>
 #include <chrono>
-#include <deque>
 
+#include "api/errors.h"
 #include "base/log.h"
+#include "base/utf8.h"
 #include "server/router.h"
+#include "server/service.h"
 
 namespace bloomery {
 namespace {
@@ -34,37 +36,30 @@ bool IsPlainToken(std::string_view text) {
 
 std::string_view View(boost::core::string_view text) { return {text.data(), text.size()}; }
 
-// Events of one exchange, from the engine client's callbacks to the coroutine that answers; and word of a
-// client that left. Shared with the callbacks, which may outlive the coroutine by a turn of the loop.
-class Mailbox {
+// Wakes the coroutine that answers: for what has happened, or a client that left. Shared with the callbacks,
+// which may outlive the coroutine by a turn of the loop.
+class Waker {
  public:
-  explicit Mailbox(const asio::any_io_executor& executor) : wake_(executor, Clock::time_point::max()) {}
+  explicit Waker(const asio::any_io_executor& executor) : timer_(executor, Clock::time_point::max()) {}
 
-  void Put(std::size_t index, GenerationEvent event) {
-    events_.emplace_back(index, std::move(event));
-    wake_.cancel();
-  }
+  void Wake() { timer_.cancel(); }
   void ClientLeft() {
     client_left_ = true;
-    wake_.cancel();
+    timer_.cancel();
   }
   bool client_left() const { return client_left_; }
 
-  // The next event; nullopt once the client has left.
-  asio::awaitable<std::optional<std::pair<std::size_t, GenerationEvent>>> Next() {
-    while (events_.empty() && !client_left_) {
-      wake_.expires_at(Clock::time_point::max());
-      co_await wake_.async_wait(kAwait);
+  // Until there is something to take. False once the client has left.
+  asio::awaitable<bool> Wait(const Answering& answering) {
+    while (!answering.pending() && !client_left_) {
+      timer_.expires_at(Clock::time_point::max());
+      co_await timer_.async_wait(kAwait);
     }
-    if (client_left_) co_return std::nullopt;
-    auto next = std::move(events_.front());
-    events_.pop_front();
-    co_return next;
+    co_return !client_left_;
   }
 
  private:
-  asio::steady_timer wake_;
-  std::deque<std::pair<std::size_t, GenerationEvent>> events_;
+  asio::steady_timer timer_;
   bool client_left_ = false;
 };
 
@@ -72,12 +67,12 @@ class Mailbox {
 // is the next request, sent early; the watch ends, and a client that leaves after that is noticed when we
 // write.
 asio::awaitable<void> WatchForLeaving(std::shared_ptr<beast::tcp_stream> stream,
-                                      std::shared_ptr<Mailbox> mailbox) {
+                                      std::shared_ptr<Waker> waker) {
   const auto [error] = co_await stream->socket().async_wait(tcp::socket::wait_read, kAwait);
   if (error == asio::error::operation_aborted) co_return;
   char byte = 0;
   const bool open = !error && ::recv(stream->socket().native_handle(), &byte, 1, MSG_PEEK | MSG_DONTWAIT) > 0;
-  if (!open) mailbox->ClientLeft();
+  if (!open) waker->ClientLeft();
 }
 
 class Connection {
@@ -213,156 +208,123 @@ class Connection {
         pending_ = MetricsPage();
         co_return co_await WritePending();
       case RouteKind::kModels:
-        if (server_.engine().info()) {
-          pending_ = ListModels(*server_.engine().info(), UnixTime());
+        if (auto models = server_.service().ListModels(); models) {
+          pending_ = *std::move(models);
         } else {
-          SetError(NotReady());
+          SetError(models.error());
         }
         co_return co_await WritePending();
       default:
-        co_return co_await Generate();
+        co_return co_await AnswerModelRequest();
     }
   }
 
   HttpAnswer Ping() const {
-    const EngineClient& engine = server_.engine();
+    const ServiceHealth health = server_.service().health();
     HttpAnswer answer;
     const char* status = "Healthy";
     if (server_.draining()) {
       answer.status = 503;
       status = "Draining";
-    } else if (engine.state() == EngineClient::State::kFailed) {
+    } else if (health.state == ServiceState::kFailed) {
       answer.status = 500;
       status = "Failed";
-    } else if (engine.state() != EngineClient::State::kReady) {
+    } else if (health.state != ServiceState::kReady) {
       answer.status = 503;
-      status = engine.info() ? "Restarting" : "Loading";
+      status = health.state == ServiceState::kRestarting ? "Restarting" : "Loading";
     }
-    answer.body = json::serialize(
-        json::object{{"status", status}, {"progress", engine.progress()}, {"detail", engine.status_text()}});
+    answer.body = json::serialize(json::object{
+        {"status", status}, {"progress", health.progress}, {"detail", ReplaceInvalidUtf8(health.detail)}});
     return answer;
   }
 
   HttpAnswer MetricsPage() const {
-    EngineClient& engine = server_.engine();
-    server_.metrics().SetLoad(engine.stats(), engine.in_flight(), engine.restarts(),
-                              engine.state() == EngineClient::State::kReady);
+    server_.service().SetMetrics(server_.metrics());
     HttpAnswer answer;
     answer.content_type = "text/plain; version=0.0.4; charset=utf-8";
     answer.body = server_.metrics().Serialize();
     return answer;
   }
 
-  Error NotReady() const {
-    const EngineClient& engine = server_.engine();
-    return {ErrorCode::kUnavailable, fmt::format("the model is not ready ({:.0f}%): {}",
-                                                 100 * engine.progress(), engine.status_text())};
-  }
-
-  static std::int64_t UnixTime() {
-    return std::chrono::duration_cast<std::chrono::seconds>(
-               std::chrono::system_clock::now().time_since_epoch())
-        .count();
-  }
-
-  Result<std::unique_ptr<Exchange>> MakeExchange() const {
-    const EngineClient& engine = server_.engine();
-    const bool usable = engine.info() && (engine.state() == EngineClient::State::kReady ||
-                                          engine.state() == EngineClient::State::kRestarting ||
-                                          engine.state() == EngineClient::State::kLoading);
-    if (server_.draining()) return Fail(ErrorCode::kUnavailable, "the server is shutting down");
-    if (!usable) return std::unexpected(NotReady());
-    const ApiRequest request{.path = path_,
-                             .content_type = View(request_[http::field::content_type]),
-                             .accept = View(request_[http::field::accept]),
-                             .body = request_.body(),
-                             .id = request_id_,
-                             .created_s = UnixTime()};
-    switch (route_.kind) {
-      case RouteKind::kCompletions:
-        return MakeCompletion(request, *engine.info());
-      case RouteKind::kChatCompletions:
-        return MakeChatCompletion(request, *engine.info());
-      case RouteKind::kGenerate:
-        return MakeTgi(request, TgiMode::kGenerate);
-      case RouteKind::kGenerateStream:
-        return MakeTgi(request, TgiMode::kStream);
-      case RouteKind::kTgiRoot:
-        return MakeTgi(request, TgiMode::kByField);
-      case RouteKind::kPredictions:
-        if (route_.rest != engine.info()->name)
-          return Fail(ErrorCode::kNotFound, "model \"{}\" is not here", route_.rest);
-        return MakeInvocation(request, *engine.info(), server_.options().batch_shape);
-      default:
-        return MakeInvocation(request, *engine.info(), server_.options().batch_shape);
+  ServiceRequest MakeServiceRequest() {
+    ServiceRequest request;
+    request.route = route_;
+    request.path = path_;
+    const std::string_view target = View(request_.target());
+    request.query = target.substr(std::min(path_.size() + 1, target.size()));
+    for (const auto& field : request_) {
+      // A key is for us, not for what answers.
+      const bool key =
+          field.name() == http::field::authorization || beast::iequals(field.name_string(), "x-api-key");
+      if (!key || !server_.keys().required())
+        request.headers.emplace_back(View(field.name_string()), View(field.value()));
     }
-  }
-
-  asio::awaitable<bool> Generate() {
-    auto exchange = MakeExchange();
-    if (!exchange) {
-      SetError(exchange.error());
-      co_return co_await WritePending();
-    }
-    std::vector<GenerationRequest>& requests = (*exchange)->requests();
-    if (server_.engine().in_flight() + requests.size() >
-        static_cast<std::size_t>(server_.options().max_requests)) {
-      SetError({ErrorCode::kOverloaded, fmt::format("{} requests are in progress already; try again later",
-                                                    server_.engine().in_flight())});
-      co_return co_await WritePending();
-    }
-    const auto mailbox = std::make_shared<Mailbox>(stream_->get_executor());
-    const std::uint64_t salt =
+    request.salt =
         server_.keys().SaltOf(View(request_[http::field::authorization]), View(request_["x-api-key"]));
-    std::vector<std::uint64_t> ids;
-    for (std::size_t i = 0; i < requests.size(); ++i) {
-      requests[i].cache_salt = salt;
-      requests[i].deadline_ms = server_.options().request_timeout.count();
-      ids.push_back(server_.engine().Submit(
-          requests[i], [mailbox, i](const GenerationEvent& event) { mailbox->Put(i, event); }));
+    request.body = std::move(request_.body());
+    request.id = request_id_;
+    request.created_s = UnixTime();
+    return request;
+  }
+
+  asio::awaitable<bool> AnswerModelRequest() {
+    if (server_.draining()) {
+      SetError({ErrorCode::kUnavailable, "the server is shutting down"});
+      co_return co_await WritePending();
     }
-    asio::co_spawn(stream_->get_executor(), WatchForLeaving(stream_, mailbox), asio::detached);
+    const auto waker = std::make_shared<Waker>(stream_->get_executor());
+    auto answering = server_.service().Begin(MakeServiceRequest(), [waker] { waker->Wake(); });
+    if (!answering) {
+      SetError(answering.error());
+      co_return co_await WritePending();
+    }
+    asio::co_spawn(stream_->get_executor(), WatchForLeaving(stream_, waker), asio::detached);
     server_.ExchangeOpened();
-    const bool keep = co_await Answer(**exchange, *mailbox);
-    // Ends the watch, and whatever is still being generated: for a client that left, or the other prompts of
-    // a body one of which failed.
+    const bool keep = co_await Answer(**answering, *waker);
+    // Ends the watch.
     beast::error_code ignored;
     stream_->socket().cancel(ignored);
-    for (const std::uint64_t id : ids) server_.engine().Cancel(id);
-    if (mailbox->client_left()) {
+    (*answering)->Observe(server_.metrics());
+    if (waker->client_left()) {
       server_.metrics().CountCancelled();
-      LogRequest(499, **exchange);
+      LogRequest(499, answering->get());
     }
+    answering->reset();
     server_.ExchangeClosed();
-    co_return keep && !mailbox->client_left();
+    co_return keep && !waker->client_left();
   }
 
-  // Feeds the events to the exchange until it is finished, streaming as they come.
-  asio::awaitable<bool> Answer(Exchange& exchange, Mailbox& mailbox) {
+  // Takes what happens until the answer is finished, streaming as it comes.
+  asio::awaitable<bool> Answer(Answering& answering, Waker& waker) {
     bool streaming = false;
-    while (!exchange.finished()) {
-      auto next = co_await mailbox.Next();
-      if (!next) co_return false;
-      if (const auto* done = std::get_if<DoneEvent>(&next->second)) server_.metrics().ObserveRequest(*done);
-      const std::string chunk = exchange.Feed(next->first, next->second);
+    while (!answering.finished()) {
+      const bool here = co_await waker.Wait(answering);
+      if (!here) co_return false;
+      const std::string chunk = answering.Take();
       // Headers wait for the first bytes, so that an error before them keeps its status.
-      if (chunk.empty() || (!streaming && exchange.error() != nullptr)) continue;
-      if (!streaming && !co_await WriteStreamHeader(exchange)) co_return Leave(mailbox);
+      if (chunk.empty() || (!streaming && answering.failed())) continue;
+      if (!streaming) {
+        pending_ = answering.StreamHead();
+        const bool begun = co_await WriteStreamHeader();
+        if (!begun) co_return Leave(waker);
+      }
       streaming = true;
-      if (!co_await WriteChunk(chunk)) co_return Leave(mailbox);
+      if (!co_await WriteChunk(chunk)) co_return Leave(waker);
     }
     if (!streaming) {
-      pending_ = exchange.Answer();
-      co_return co_await WritePending(&exchange);
+      pending_ = answering.Answer();
+      co_return co_await WritePending(&answering);
     }
+    LogRequest(stream_status_, &answering);
+    server_.metrics().CountResponse(stream_status_);
+    // Without its last chunk, a client sees that a stream was cut off.
+    if (answering.failed() && !answering.error_in_stream()) co_return false;
     const bool ended = co_await WriteLastChunk();
-    LogRequest(200, exchange);
-    server_.metrics().CountResponse(200);
     co_return ended&& keep_alive_;
   }
 
-  static bool Leave(Mailbox& mailbox) {
-    mailbox.ClientLeft();
+  static bool Leave(Waker& waker) {
+    waker.ClientLeft();
     return false;
   }
 
@@ -378,6 +340,12 @@ class Connection {
     }
   }
 
+  template <typename Body>
+  static void SetAnswerHeaders(const HttpAnswer& answer, http::response<Body>& response) {
+    if (!answer.content_type.empty()) response.set(http::field::content_type, answer.content_type);
+    for (const auto& [name, value] : answer.headers) response.set(name, value);
+  }
+
   // Answers are put into pending_ and then written, in two statements: GCC 12 destroys temporaries in the
   // operand of a co_await twice (seen as a double free).
   void SetError(const Error& error, std::optional<int> status = std::nullopt) {
@@ -385,18 +353,17 @@ class Connection {
     pending_ = ErrorAnswer(route_.dialect, error, status);
   }
 
-  asio::awaitable<bool> WritePending(const Exchange* exchange = nullptr) {
+  asio::awaitable<bool> WritePending(const Answering* answering = nullptr) {
     HttpAnswer answer = std::move(pending_);
     http::response<http::string_body> response(static_cast<http::status>(answer.status), version_);
     SetCommonHeaders(response);
-    response.set(http::field::content_type, answer.content_type);
-    for (const auto& [name, value] : answer.headers) response.set(name, value);
+    SetAnswerHeaders(answer, response);
     const bool keep = keep_alive_ && answer.status < 400 && !server_.draining();
     response.keep_alive(keep);
     response.body() = std::move(answer.body);
     response.prepare_payload();
     if (method_ == "HEAD") response.body().clear();
-    LogRequest(answer.status, exchange);
+    LogRequest(answer.status, answering);
     server_.metrics().CountResponse(answer.status);
     stream_->expires_after(server_.options().write_timeout);
     const auto [error, written] = co_await http::async_write(*stream_, response, kAwait);
@@ -404,10 +371,12 @@ class Connection {
     co_return !error && keep;
   }
 
-  asio::awaitable<bool> WriteStreamHeader(const Exchange& exchange) {
-    http::response<http::empty_body> response(http::status::ok, version_);
+  asio::awaitable<bool> WriteStreamHeader() {
+    const HttpAnswer head = std::move(pending_);
+    stream_status_ = head.status;
+    http::response<http::empty_body> response(static_cast<http::status>(head.status), version_);
     SetCommonHeaders(response);
-    response.set(http::field::content_type, std::string(exchange.stream_content_type()));
+    SetAnswerHeaders(head, response);
     response.set(http::field::cache_control, "no-cache");
     chunked_ = version_ >= 11;  // HTTP/1.0 has no chunks: the end of the connection ends the answer
     keep_alive_ = keep_alive_ && chunked_ && !server_.draining();
@@ -441,23 +410,13 @@ class Connection {
     co_return !error;
   }
 
-  void LogRequest(int status, const Exchange& exchange) const { LogRequest(status, &exchange); }
-
   // One line a request; never a prompt's text.
-  void LogRequest(int status, const Exchange* exchange) const {
-    std::int64_t prompt_tokens = 0;
-    std::int64_t generated_tokens = 0;
-    if (exchange != nullptr) {
-      for (const Collected& one : exchange->collected()) {
-        if (one.done) prompt_tokens += one.done->prompt_tokens;
-        if (one.done) generated_tokens += one.done->generated_tokens;
-      }
-    }
+  void LogRequest(int status, const Answering* answering) const {
     const double ms = std::chrono::duration<double, std::milli>(Clock::now() - started_).count();
     const auto level = path_ == "/ping" || path_ == "/metrics" ? spdlog::level::debug : spdlog::level::info;
-    spdlog::log(level, "{} {} {} {} {:.1f} ms {} prompt tokens {} generated", request_id_,
-                IsPlainToken(method_) ? method_ : "?", IsPlainToken(path_) ? path_ : "?", status, ms,
-                prompt_tokens, generated_tokens);
+    spdlog::log(level, "{} {} {} {} {:.1f} ms{}", request_id_, IsPlainToken(method_) ? method_ : "?",
+                IsPlainToken(path_) ? path_ : "?", status, ms,
+                answering != nullptr ? answering->Figures() : std::string());
   }
 
   Server& server_;
@@ -475,6 +434,7 @@ class Connection {
   unsigned version_ = 11;
   bool keep_alive_ = false;
   bool chunked_ = true;
+  int stream_status_ = 200;
 };
 
 }  // namespace

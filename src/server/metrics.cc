@@ -27,7 +27,7 @@ Metrics::Metrics()
       first_token_(Latency("bloomery_time_to_first_token_seconds", "From arrival to the first token")),
       per_token_(Latency("bloomery_time_per_output_token_seconds",
                          "Between tokens after the first, mean of a request")),
-      latency_(Latency("bloomery_request_latency_seconds", "From arrival to the last token")),
+      latency_(Latency("bloomery_request_latency_seconds", "From arrival to the end of the answer")),
       prompt_tokens_(Tokens("bloomery_prompt_tokens", "Prompt tokens of a request")),
       generated_tokens_(Tokens("bloomery_generated_tokens", "Generated tokens of a request")),
       requests_open_(AddGauge("bloomery_requests_open", "Requests accepted and not yet answered")),
@@ -40,7 +40,8 @@ Metrics::Metrics()
           AddGauge("bloomery_prefix_cache_hit_tokens", "Prompt tokens taken over from earlier requests")),
       drafted_tokens_(AddGauge("bloomery_draft_tokens", "Tokens guessed ahead and verified")),
       accepted_tokens_(AddGauge("bloomery_draft_tokens_accepted", "Tokens guessed ahead that came true")),
-      restarts_(AddGauge("bloomery_engine_restarts", "Times the engine process was started again")),
+      restarts_(AddGauge("bloomery_engine_restarts", "Times an engine or handler process was started again")),
+      handler_workers_(AddGauge("bloomery_handler_workers", "Processes of a model.py")),
       ready_(AddGauge("bloomery_ready", "1 while requests are served")) {}
 
 prometheus::Histogram& Metrics::Latency(const char* name, const char* help) {

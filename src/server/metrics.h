@@ -7,6 +7,7 @@
 #include <prometheus/histogram.h>
 #include <prometheus/registry.h>
 
+#include <chrono>
 #include <cstdint>
 #include <string>
 
@@ -22,6 +23,9 @@ class Metrics {
   void CountResponse(int status);
   void CountCancelled() { cancelled_.Increment(); }
   void ObserveRequest(const DoneEvent& done);
+  // Of a request to a model.py.
+  void ObserveLatency(std::chrono::duration<double> latency) { latency_.Observe(latency.count()); }
+  void SetHandlerWorkers(std::size_t workers) { handler_workers_.Set(static_cast<double>(workers)); }
   void SetLoad(const EngineStats& stats, std::size_t open_requests, std::int64_t engine_restarts, bool ready);
 
   std::string Serialize() const;
@@ -50,6 +54,7 @@ class Metrics {
   prometheus::Gauge& drafted_tokens_;
   prometheus::Gauge& accepted_tokens_;
   prometheus::Gauge& restarts_;
+  prometheus::Gauge& handler_workers_;
   prometheus::Gauge& ready_;
 };
 

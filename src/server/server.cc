@@ -10,9 +10,9 @@ namespace bloomery {
 namespace asio = boost::asio;
 using asio::ip::tcp;
 
-Server::Server(asio::io_context& io, EngineClient& engine, ServerOptions options)
+Server::Server(asio::io_context& io, Service& service, ServerOptions options)
     : io_(io),
-      engine_(engine),
+      service_(service),
       options_(std::move(options)),
       keys_(options_.api_keys),
       acceptor_(io),

@@ -12,15 +12,14 @@
 #include "server/auth.h"
 #include "server/metrics.h"
 #include "server/options.h"
-#include "worker/engine_client.h"
+#include "server/service.h"
 
 namespace bloomery {
 
-// Everything runs on the io_context's one thread. The engine client and the io_context must outlive the
-// server.
+// Everything runs on the io_context's one thread. The service and the io_context must outlive the server.
 class Server {
  public:
-  Server(boost::asio::io_context& io, EngineClient& engine, ServerOptions options);
+  Server(boost::asio::io_context& io, Service& service, ServerOptions options);
 
   // Binds and starts to accept; the port that was bound.
   Result<std::uint16_t> Start();
@@ -31,7 +30,7 @@ class Server {
 
   // --- for connections ---
   const ServerOptions& options() const { return options_; }
-  EngineClient& engine() { return engine_; }
+  Service& service() { return service_; }
   Metrics& metrics() { return metrics_; }
   const ApiKeys& keys() const { return keys_; }
   bool draining() const { return draining_; }
@@ -46,7 +45,7 @@ class Server {
   void FinishDrain();
 
   boost::asio::io_context& io_;
-  EngineClient& engine_;
+  Service& service_;
   const ServerOptions options_;
   const ApiKeys keys_;
   Metrics metrics_;

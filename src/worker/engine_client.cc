@@ -1,7 +1,5 @@
 #include "worker/engine_client.h"
 
-#include <fcntl.h>
-#include <spawn.h>
 #include <sys/socket.h>
 #include <sys/wait.h>
 
@@ -11,6 +9,7 @@
 
 #include "base/log.h"
 #include "base/unique_fd.h"
+#include "worker/spawn.h"
 
 namespace bloomery {
 namespace {
@@ -29,47 +28,6 @@ Result<std::pair<UniqueFd, UniqueFd>> MakeSocketPair() {
     return Fail(ErrorCode::kIo, "cannot make a socket pair: {}", std::strerror(errno));
   }
   return std::pair{UniqueFd(fds[0]), UniqueFd(fds[1])};
-}
-
-using Variables = std::vector<std::pair<std::string, std::string>>;
-
-// Starts `command` with `child_fd` as descriptor 3 and `variables` added to its environment.
-Result<pid_t> SpawnProcess(const std::vector<std::string>& command, int child_fd,
-                           const Variables& variables = {}) {
-  std::vector<std::string> added;
-  for (const auto& [name, value] : variables) added.push_back(name + "=" + value);
-  std::vector<char*> environment;
-  for (std::string& variable : added) environment.push_back(variable.data());
-  for (char** variable = environ; *variable != nullptr; ++variable) environment.push_back(*variable);
-  environment.push_back(nullptr);
-  std::vector<char*> argv;
-  for (const std::string& argument : command) argv.push_back(const_cast<char*>(argument.c_str()));
-  argv.push_back(nullptr);
-  posix_spawn_file_actions_t actions;
-  posix_spawn_file_actions_init(&actions);
-  // dup2 clears close-on-exec on the copy, and posix_spawn does so too where both are the same descriptor
-  // (POSIX.1-2024).
-  posix_spawn_file_actions_adddup2(&actions, child_fd, kChildSocketFd);
-  posix_spawnattr_t attributes;
-  posix_spawnattr_init(&attributes);
-  // A group of its own: Ctrl-C in a terminal reaches the gateway alone, which then drains.
-  posix_spawnattr_setflags(&attributes, POSIX_SPAWN_SETPGROUP);
-  posix_spawnattr_setpgroup(&attributes, 0);
-  pid_t pid = -1;
-  const int failed = posix_spawnp(&pid, argv[0], &actions, &attributes, argv.data(), environment.data());
-  posix_spawn_file_actions_destroy(&actions);
-  posix_spawnattr_destroy(&attributes);
-  if (failed != 0) return Fail(ErrorCode::kIo, "cannot start {}: {}", command.front(), std::strerror(failed));
-  return pid;
-}
-
-// Where Open MPI keeps its files: by default in places that a killed mpirun leaves them in.
-Variables VariablesOfRanks(const std::filesystem::path& scratch, const std::string& socket) {
-  return {{kEngineSocketVariable, socket},
-          {"OMPI_MCA_orte_tmpdir_base", scratch.string()},
-          {"OMPI_MCA_btl_vader_backing_directory", scratch.string()},
-          {"OMPI_MCA_osc_sm_backing_directory", scratch.string()},
-          {"OMPI_MCA_shmem_mmap_backing_file_base_dir", scratch.string()}};
 }
 
 // A continuing process knows the earlier tokens, but not what they were likely to be. Where it started anew,
@@ -147,9 +105,10 @@ void EngineClient::Spawn() {
   reader_ = FrameReader();
   outgoing_.clear();
   auto pair = MakeSocketPair();
-  auto pid = !pair                   ? std::unexpected(pair.error())
-             : options_.starts_ranks ? SpawnRanks(pair->second.get())
-                                     : SpawnProcess(options_.command, pair->second.get());
+  auto pid = !pair ? std::unexpected(pair.error())
+             : options_.starts_ranks
+                 ? SpawnRanks(pair->second.get())
+                 : SpawnProcess({options_.command, {{pair->second.get(), kChildSocketFd}}, {}, {}});
   if (!pid) {
     state_ = State::kFailed;
     status_text_ = pid.error().message;
@@ -181,7 +140,9 @@ Result<pid_t> EngineClient::SpawnRanks(int lifeline) {
     acceptor_.close(ignored);
     ReadSome();
   });
-  return SpawnProcess(options_.command, lifeline, VariablesOfRanks(scratch_->path(), path));
+  Variables variables = OpenMpiFolder(scratch_->path());
+  variables.emplace_back(kEngineSocketVariable, path);
+  return SpawnProcess({options_.command, {{lifeline, kChildSocketFd}}, std::move(variables), {}});
 }
 
 // A launcher says nothing on its descriptor, which closes when it ends.
