@@ -72,18 +72,19 @@ void AddPolicyFlag(CLI::App& command, ModelFlags& flags) {
 void AddModelFlags(CLI::App& command, ModelFlags& flags, bool with_shapes) {
   AddModelArgument(command, flags);
   AddPolicyFlag(command, flags);
+  std::vector<std::string> formats = {"auto", kStreamFormat};
+  std::string meaning =
+      "auto: read MODEL; s3-stream: shards at s3://BUCKET/PREFIX straight into memory, each rank its own";
   if (with_shapes) {
     command.add_option(
         "--shape", flags.shape,
         "Instead of MODEL: a published size with random weights, such as opt-1.3b or bloom-176b");
-    command
-        .add_option(
-            "--load-format", flags.load_format,
-            "auto: read MODEL; s3-stream: shards at s3://BUCKET/PREFIX straight into memory, each rank "
-            "its own; dummy: random weights made in place (with --shape)")
-        ->check(CLI::IsMember({"auto", kStreamFormat, "dummy"}))
-        ->capture_default_str();
+    formats.emplace_back("dummy");
+    meaning += "; dummy: random weights made in place (with --shape)";
   }
+  command.add_option("--load-format", flags.load_format, meaning)
+      ->check(CLI::IsMember(formats))
+      ->capture_default_str();
   command
       .add_option("--dtype", flags.dtype,
                   "Weights in memory: auto (the checkpoint's own), f32, bf16, f16, int8 or int4")

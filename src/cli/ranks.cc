@@ -56,7 +56,8 @@ Status CheckGrid(const ModelFlags& flags, const LoadOptions& options) {
   ASSIGN_OR_RETURN(const ModelSpec spec, SpecOf(options));
   if (options.shape.empty() && ShardSet::Exists(options.directory)) {
     ASSIGN_OR_RETURN(const auto device, MakeDevice(flags));
-    RETURN_IF_ERROR(OpenShards(spec, flags.grid(), 0, options.dtype, *device, options.directory));
+    RETURN_IF_ERROR(OpenShards(spec, flags.grid(), 0, options.dtype, *device, options.directory,
+                               options.open_shard_file));
     return {};
   }
   RETURN_IF_ERROR(CutModel(spec, flags.grid(), 0));

@@ -124,6 +124,10 @@ bool IsArchiveName(std::string_view name) {
          name.ends_with(".zip");
 }
 
+std::string WithoutArchiveSuffix(const std::string& name) {
+  return IsArchiveName(name) ? name.substr(0, name.find('.')) : name;
+}
+
 // What lies above a key's last part, and that part.
 std::pair<std::string, std::string> SplitKey(std::string key) {
   while (key.ends_with('/')) key.pop_back();
@@ -155,7 +159,7 @@ Status FetchS3(ModelFlags& flags, const S3Uri& uri, const LoadProgress& progress
   const auto start = std::chrono::steady_clock::now();
   if (IsArchiveName(uri.key)) {
     ASSIGN_OR_RETURN(const S3Head head, session.client->Head(uri));
-    directory += "-" + AwsEncode(head.etag);
+    directory += "-" + AwsEncode(head.etag.substr(head.etag.starts_with('"') ? 1 : 0).substr(0, 32));
     RETURN_IF_ERROR(UnpackOnce(directory, [&] {
       return UnpackArchive(*session.client, uri, directory, {}, &InterruptGuard::flag());
     }));
@@ -166,7 +170,7 @@ Status FetchS3(ModelFlags& flags, const S3Uri& uri, const LoadProgress& progress
     LogFetched(uri.ToString(), report->moved_bytes, start, directory);
   }
   flags.model = directory.string();
-  flags.known_as = NameOf(uri);
+  flags.known_as = WithoutArchiveSuffix(NameOf(uri));
   return {};
 }
 
@@ -199,8 +203,7 @@ Status UnpackLocal(ModelFlags& flags) {
   RETURN_IF_ERROR(
       UnpackOnce(directory, [&] { return UnpackArchive(archive, directory, {}, &InterruptGuard::flag()); }));
   flags.model = directory.string();
-  const std::string name = archive.filename().string();
-  flags.known_as = name.substr(0, name.find('.'));
+  flags.known_as = WithoutArchiveSuffix(archive.filename().string());
   return {};
 }
 

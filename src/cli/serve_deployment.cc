@@ -37,7 +37,11 @@ void TakeValues(const Deployment& deployment, const CommandLine& given, ServeFla
   const auto take = [](const auto& value, auto& flag) {
     if (value) flag = *value;
   };
-  if (!given.contains("--model-name")) take(deployment.name, flags.name);
+  if (!given.contains("--model-name")) {
+    take(deployment.name, flags.name);
+    // Of what was fetched, the directory's name is the cache's business.
+    if (!flags.model.known_as.empty()) flags.name = flags.model.known_as;
+  }
   take(deployment.tensor_ranks, flags.model.tensor_ranks);
   take(deployment.stages, flags.model.stages);
   take(deployment.max_context_tokens, flags.model.max_context_tokens);

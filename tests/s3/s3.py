@@ -306,13 +306,14 @@ def test_models():
     print("s3:// for MODEL: downloaded once into the cache, and the same model")
 
 
-with tempfile.TemporaryDirectory() as folder, moto() as PORT:
-    FOLDER = pathlib.Path(folder)
-    (FOLDER / "home").mkdir()
-    USERS = Users(PORT)
-    PROXY = FaultProxy(PORT)
-    MODEL = FOLDER / "model"
-    MODEL.mkdir()
-    make_model(MODEL)
-    for test in (test_downloads, test_refusals, test_faults, test_interruptions, test_once_per_host, test_uploads, test_models):
-        test()
+if __name__ == "__main__":
+    with tempfile.TemporaryDirectory() as folder, moto() as PORT:
+        FOLDER = pathlib.Path(folder)
+        (FOLDER / "home").mkdir()
+        USERS = Users(PORT)
+        PROXY = FaultProxy(PORT)
+        MODEL = FOLDER / "model"
+        MODEL.mkdir()
+        make_model(MODEL)
+        for test in (test_downloads, test_refusals, test_faults, test_interruptions, test_once_per_host, test_uploads, test_models):
+            test()

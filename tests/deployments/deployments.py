@@ -1,0 +1,263 @@
+"""The end-to-end test of deployments; see run."""
+
+import contextlib
+import hashlib
+import http.server
+import json
+import os
+import pathlib
+import re
+import shutil
+import subprocess
+import sys
+import tarfile
+import tempfile
+import threading
+
+import boto3
+import botocore.config
+import huggingface_hub
+import numpy
+import safetensors.numpy
+
+sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent.parent))
+sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent.parent / "s3"))
+from serving import BLOOMERY, ROOT, Server  # noqa: E402
+
+HERE = pathlib.Path(__file__).resolve().parent
+DEMO = ROOT / "demo/model"
+COMMIT = "5d2d3a8d8d1f6a9a2f4b7c6e1d0c9b8a7f6e5d4c"
+PROMPT = "Amazon.com is the best"
+
+
+class Hub(http.server.BaseHTTPRequestHandler):
+    """As much of the hub's HTTP API as downloading a model takes: one model, whose weights are a large file elsewhere."""
+
+    protocol_version = "HTTP/1.1"
+    asked = []
+
+    def log_message(self, *_):
+        pass
+
+    def do_HEAD(self):
+        self.do_GET()
+
+    def do_GET(self):
+        path = self.path.partition("?")[0]
+        Hub.asked.append(path)
+        if re.fullmatch("/api/models/facebook/opt-30b(/revision/main|/revision/" + COMMIT + ")?", path):
+            return self.send(json.dumps({"id": "facebook/opt-30b", "sha": COMMIT, "siblings": [self.describe(file) for file in sorted(DEMO.iterdir())]}).encode())
+        found = re.fullmatch("/facebook/opt-30b/resolve/(main|" + COMMIT + ")/([^/]+)", path)
+        if found and (DEMO / found[2]).exists():
+            return self.send_file(DEMO / found[2])
+        return self.send(b"", 404)
+
+    @staticmethod
+    def etag(file):
+        contents = file.read_bytes()
+        if file.suffix == ".safetensors":
+            return hashlib.sha256(contents).hexdigest()
+        return hashlib.sha1(b"blob %d\0" % len(contents) + contents).hexdigest()
+
+    @classmethod
+    def describe(cls, file):
+        size = file.stat().st_size
+        lfs = {"lfs": {"size": size, "sha256": cls.etag(file), "pointerSize": 134}} if file.suffix == ".safetensors" else {}
+        return {"rfilename": file.name, "size": size, "blobId": cls.etag(file) if not lfs else "0" * 40, **lfs}
+
+    def send_file(self, file):
+        contents = file.read_bytes()
+        headers = {"ETag": f'"{self.etag(file)}"', "X-Repo-Commit": COMMIT, "Accept-Ranges": "bytes"}
+        wanted = re.fullmatch(r"bytes=(\d+)-(\d*)", self.headers.get("Range", ""))
+        if not wanted:
+            return self.send(contents, 200, headers)
+        begin, end = int(wanted[1]), int(wanted[2] or len(contents) - 1)
+        headers["Content-Range"] = f"bytes {begin}-{end}/{len(contents)}"
+        return self.send(contents[begin : end + 1], 206, headers)
+
+    def send(self, contents, status=200, headers=None):
+        self.send_response(status)
+        for name, value in (headers or {}).items():
+            self.send_header(name, value)
+        self.send_header("Content-Length", str(len(contents)))
+        self.end_headers()
+        if self.command == "GET":
+            self.wfile.write(contents)
+
+
+@contextlib.contextmanager
+def hub():
+    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Hub)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    yield f"http://127.0.0.1:{server.server_port}"
+    server.shutdown()
+
+
+@contextlib.contextmanager
+def environment(**more):
+    before = dict(os.environ)
+    os.environ.update(more)
+    try:
+        yield
+    finally:
+        os.environ.clear()
+        os.environ.update(before)
+
+
+def make_bloom(folder):
+    """A BLOOM of two layers with the demo model's tokenizer: the tiny checkpoint of the goldens, its vocabulary made larger."""
+    source = ROOT / "testdata/models/bloom"
+    shutil.copytree(DEMO, folder, ignore=shutil.ignore_patterns("*.safetensors", "config.json", "generation_config.json"))
+    config = json.loads((source / "config.json").read_text())
+    config["vocab_size"] = json.loads((DEMO / "config.json").read_text())["vocab_size"]
+    (folder / "config.json").write_text(json.dumps(config))
+    tensors = safetensors.numpy.load_file(source / "model.safetensors")
+    name = next(name for name in tensors if name.endswith("word_embeddings.weight"))
+    tensors[name] = numpy.random.default_rng(1).normal(0, 0.3, (config["vocab_size"], config["hidden_size"])).astype(numpy.float32)
+    safetensors.numpy.save_file(tensors, folder / "model.safetensors")
+
+
+def generated(model, prompt, tokens):
+    """What one rank says to it, in f32: what every deployment must answer."""
+    command = [BLOOMERY, "generate", str(model), "--dtype", "f32", "--prompt", prompt, "--max-new-tokens", str(tokens)]
+    return subprocess.run(command, check=True, capture_output=True, text=True, timeout=60).stdout.rstrip("\n")
+
+
+def aws(*arguments):
+    subprocess.run(["aws", *map(str, arguments)], check=True, stdout=subprocess.DEVNULL)
+
+
+def archive(folder, name, *files):
+    """model.tar.gz as the notebooks make it: one top-level directory."""
+    with tarfile.open(folder / name, "w:gz") as tar:
+        for file in files:
+            tar.add(file, f"code/{file.name}")
+    return folder / name
+
+
+def invoke(server, body, content_type="application/json"):
+    connection = server.connect()
+    connection.request("POST", "/invocations", body if isinstance(body, bytes) else json.dumps(body), {"Content-Type": content_type})
+    response = connection.getresponse()
+    answer = response.read()
+    assert response.status == 200, (response.status, answer)
+    return json.loads(answer)
+
+
+def opt_without_code(folder, endpoint):
+    """Fixture 1: a hub's model, DeepSpeed's entry point, four variables; on one rank and on two."""
+    text = generated(DEMO, PROMPT, 12)
+    for degree in (1, 2):
+        deployment, cache = folder / f"opt-{degree}", folder / f"hub-{degree}"
+        deployment.mkdir()
+        (deployment / "serving.properties").write_text(
+            f"engine = DeepSpeed\noption.entryPoint=djl_python.deepspeed\noption.tensor_parallel_degree={degree}\noption.model_id=facebook/opt-30b\noption.dtype=fp32\n"
+        )
+        with environment(HUGGINGFACE_HUB_CACHE=str(cache), TRANSFORMERS_CACHE=str(cache), HF_ENDPOINT=endpoint), Server(str(deployment)) as server:
+            plain = invoke(server, PROMPT.encode(), "text/plain")
+            listed = invoke(server, {"inputs": [PROMPT, "It was"], "parameters": {"max_new_tokens": 12, "do_sample": False}})
+            assert "generated_text" in json.dumps(plain), plain
+            first = listed[0][0] if isinstance(listed[0], list) else listed[0]
+            assert first["generated_text"] in (text, PROMPT + text), (listed, text)
+    print("OPT from the hub, no code: one rank and two, text and JSON")
+    return folder / "hub-1"
+
+
+def cache_is_the_hubs_own(folder, endpoint, ours):
+    """huggingface_hub finds what we downloaded, and we what it downloads."""
+    name, asked = "facebook/opt-30b", len(Hub.asked)
+    found = huggingface_hub.snapshot_download(name, cache_dir=ours, local_files_only=True)
+    assert (pathlib.Path(found) / "model.safetensors").read_bytes() == (DEMO / "model.safetensors").read_bytes()
+    theirs = folder / "theirs"
+    snapshot = pathlib.Path(huggingface_hub.snapshot_download(name, cache_dir=theirs, endpoint=endpoint))
+
+    def layout(cache):
+        root = cache / "models--facebook--opt-30b"
+        links = {str(path.relative_to(root)): os.readlink(path) for path in root.rglob("*") if path.is_symlink()}
+        return links, {str(path.relative_to(root)) for path in root.rglob("*") if path.is_file() and not path.is_symlink()}
+
+    assert layout(ours) == layout(theirs), (layout(ours), layout(theirs))
+    asked = len(Hub.asked)
+    with environment(HF_HUB_CACHE=str(theirs), HF_HUB_OFFLINE="1"):
+        assert generated(name, PROMPT, 5) == generated(snapshot, PROMPT, 5)
+    assert len(Hub.asked) == asked
+    print("the cache is huggingface_hub's, link by link; each reads the other's")
+
+
+def opt_with_code(folder, bucket):
+    """Fixture 2: code in an archive in S3, weights that the handler fetches itself."""
+    (folder / "serving.properties").write_text("engine = DeepSpeed\n")
+    packed = archive(folder, "opt.tar.gz", HERE / "opt_with_code/model.py", HERE / "opt_with_code/requirements.txt", folder / "serving.properties")
+    aws("s3", "cp", packed, f"s3://{bucket}/code/opt/model.tar.gz")
+    variables = {"MODEL_S3_BUCKET": bucket, "MODEL_S3_PREFIX": "opt-30b/model", "TENSOR_PARALLEL_DEGREE": "1", "MODEL_FOLDER": str(folder / "weights")}
+    with environment(**variables), Server(f"s3://{bucket}/code/opt/model.tar.gz") as server:
+        answer = invoke(server, PROMPT.encode(), "text/plain")
+    assert answer == [{"generated_text": PROMPT + generated(DEMO, PROMPT, 12)}], answer
+    assert not (folder / "weights/OTHER").exists(), "a sibling prefix was taken"
+    print("OPT with code: an archive in S3, weights in S3, a pipeline's list")
+
+
+def bloom_without_code(folder, bucket, bloom):
+    """Fixture 4 without its model.py: option.s3url, on one rank and on two."""
+    expected = generated(bloom, "It was", 8)
+    for degree in (1, 2):
+        deployment = folder / f"bloom-{degree}"
+        deployment.mkdir()
+        (deployment / "serving.properties").write_text(f"engine=DeepSpeed\noption.s3url = s3://{bucket}/bloom/\noption.tensor_parallel_degree={degree}\noption.dtype=fp32\n")
+        with Server(str(deployment), "--batch-shape", "outputs", "--cache-dir", str(folder / f"cache-{degree}")) as server:
+            answer = invoke(server, {"inputs": ["It was", "He said"], "parameters": {"max_new_tokens": 8}})
+        assert len(answer["outputs"]) == 2 and expected in json.dumps(answer["outputs"][0], ensure_ascii=False), (answer, expected)
+    print("BLOOM from S3, no code: one rank and two")
+
+
+def bloom_with_code(folder, bucket, bloom):
+    """Fixture 4: option.s3url and a model.py that reads where it was downloaded to."""
+    (folder / "serving.properties").write_text(
+        f"engine=DeepSpeed\noption.s3url = s3://{bucket}/bloom/\noption.tensor_parallel_degree=1\noption.pythonExecutable={sys.executable}\n"
+    )
+    packed = archive(folder, "bloom.tar.gz", HERE / "bloom_with_code/model.py", folder / "serving.properties")
+    parameters = {"min_length": 1, "max_new_tokens": 8, "num_beams": 2, "no_repeat_ngram_size": 2}
+    with Server(str(packed), "--cache-dir", str(folder / "cache-code")) as server:
+        answer = invoke(server, {"inputs": ["It was", "He said"], "parameters": parameters})
+    assert set(answer) == {"outputs"} and len(answer["outputs"]) == 2 and all(answer["outputs"]), answer
+    print("BLOOM with code: an archive, option.s3url, beams")
+
+
+def shards_stream(folder, bucket, bloom):
+    """Shards from S3 into memory: no file is written, and the tokens are those of the directory."""
+    shards = folder / "shards"
+    subprocess.run([BLOOMERY, "shard", str(bloom), "--dtype", "f32", "--tp", "2", "--output", str(shards)], check=True, capture_output=True, timeout=60)
+    subprocess.run([BLOOMERY, "upload", str(shards), f"s3://{bucket}/shards"], check=True, capture_output=True, timeout=60)
+    cache = folder / "untouched"
+    for degree in ("1", "2"):
+        command = [BLOOMERY, "generate", f"s3://{bucket}/shards", "--load-format", "s3-stream", "--cache-dir", str(cache), "--tp", degree, "--threads", "1"]
+        text = subprocess.run([*command, "--prompt", "It was", "--max-new-tokens", "8"], check=True, capture_output=True, text=True, timeout=60, stdin=subprocess.DEVNULL).stdout
+        assert text.rstrip("\n") == generated(bloom, "It was", 8), text
+    with Server(f"s3://{bucket}/shards", "--load-format", "s3-stream", "--cache-dir", str(cache)) as server:
+        assert invoke(server, {"inputs": "It was", "parameters": {"max_new_tokens": 4}})
+    assert not list(cache.rglob("*.safetensors")), list(cache.rglob("*"))
+    print("shards from S3 straight into memory: one rank, two, and a server; no weights on the disk")
+
+
+def main():
+    import s3 as stores  # tests/s3: a server, and users of it
+
+    with tempfile.TemporaryDirectory() as name, hub() as endpoint, stores.moto() as port:
+        folder = pathlib.Path(name)
+        stores.FOLDER = folder
+        stores.USERS = stores.Users(port)
+        settings = stores.USERS.environment(AWS_ENDPOINT_URL=f"http://127.0.0.1:{port}", AWS_DEFAULT_REGION="us-east-1", PYTHONPATH=str(pathlib.Path(BLOOMERY).parent / "python"))
+        bucket, bloom = stores.BUCKET, folder / "tiny-bloom"
+        make_bloom(bloom)
+        with environment(**settings):
+            aws("s3", "cp", "--recursive", DEMO, f"s3://{bucket}/opt-30b/model")
+            aws("s3", "cp", DEMO / "config.json", f"s3://{bucket}/opt-30b/model-other/OTHER")
+            aws("s3", "cp", "--recursive", bloom, f"s3://{bucket}/bloom")
+            cache_is_the_hubs_own(folder, endpoint, opt_without_code(folder, endpoint))
+            opt_with_code(folder, bucket)
+            bloom_without_code(folder, bucket, bloom)
+            bloom_with_code(folder, bucket, bloom)
+            shards_stream(folder, bucket, bloom)
+
+
+main()
