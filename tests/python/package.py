@@ -265,7 +265,9 @@ def check_threads(model):
 
 def check_interrupt():
     script = f"""
-import bloomery, sys
+import signal, sys
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background job starts with it ignored
+import bloomery
 model = bloomery.load({str(DEMO)!r})
 print("ready", flush=True)
 try:
