@@ -3,6 +3,7 @@
 #pragma once
 
 #include <memory>
+#include <span>
 
 #include "api/exchange.h"
 
@@ -12,7 +13,7 @@ namespace bloomery {
 // have (top_k, repetition_penalty, min_tokens, ignore_eos, stop_token_ids …).
 Result<std::unique_ptr<Exchange>> MakeCompletion(const ApiRequest& request, const ModelInfo& model);
 Result<std::unique_ptr<Exchange>> MakeChatCompletion(const ApiRequest& request, const ModelInfo& model);
-HttpAnswer ListModels(const ModelInfo& model, std::int64_t created_s);
+HttpAnswer ListModels(std::span<const ModelInfo> models, std::int64_t created_s);
 
 // text-generation-inference's POST /generate and /generate_stream, and / which is either by its "stream".
 enum class TgiMode : std::uint8_t { kGenerate, kStream, kByField };

@@ -17,15 +17,16 @@ struct Row {
   std::string_view tgi_type;
 };
 
-// Statuses: OpenAI's published error codes; djl-serving's (400, 404, 424, 503, 507) and
+// Statuses: OpenAI's published error codes; djl-serving's (400, 404, 409, 424, 503, 507) and
 // text-generation-inference's (422, 424, 429, 503). 499 is the log's word for a client that left; nobody
 // reads that answer.
-constexpr std::array<Row, 13> kTable = {{
+constexpr std::array<Row, 14> kTable = {{
     {ErrorCode::kInvalidArgument, 400, "invalid_request_error", 400, "BadRequestException", 422,
      "validation"},
     {ErrorCode::kNotFound, 404, "not_found_error", 404, "ResourceNotFoundException", 404, "not_found"},
     {ErrorCode::kCorrupt, 400, "invalid_request_error", 400, "BadRequestException", 422, "validation"},
     {ErrorCode::kUnsupported, 400, "invalid_request_error", 400, "BadRequestException", 422, "validation"},
+    {ErrorCode::kAlreadyExists, 409, "conflict", 409, "ConflictException", 409, "conflict"},
     {ErrorCode::kOutOfMemory, 503, "server_error", 507, "WlmOutOfMemoryException", 503, "unhealthy"},
     {ErrorCode::kOverloaded, 429, "rate_limit_exceeded", 503, "ServiceUnavailableException", 429,
      "overloaded"},

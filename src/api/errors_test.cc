@@ -26,6 +26,7 @@ constexpr Expected kExpected[] = {
     {ErrorCode::kNotFound, 404, "not_found_error", 404, "ResourceNotFoundException", 404, "not_found"},
     {ErrorCode::kCorrupt, 400, "invalid_request_error", 400, "BadRequestException", 422, "validation"},
     {ErrorCode::kUnsupported, 400, "invalid_request_error", 400, "BadRequestException", 422, "validation"},
+    {ErrorCode::kAlreadyExists, 409, "conflict", 409, "ConflictException", 409, "conflict"},
     {ErrorCode::kOutOfMemory, 503, "server_error", 507, "WlmOutOfMemoryException", 503, "unhealthy"},
     {ErrorCode::kOverloaded, 429, "rate_limit_exceeded", 503, "ServiceUnavailableException", 429,
      "overloaded"},

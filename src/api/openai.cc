@@ -512,14 +512,17 @@ Result<std::unique_ptr<Exchange>> MakeChatCompletion(const ApiRequest& request, 
   return ChatCompletion::Make(body, request, model);
 }
 
-HttpAnswer ListModels(const ModelInfo& model, std::int64_t created_s) {
-  const json::object entry{{"id", model.name},
-                           {"object", "model"},
-                           {"created", created_s},
-                           {"owned_by", "bloomery"},
-                           {"max_model_len", model.max_context_tokens}};
+HttpAnswer ListModels(std::span<const ModelInfo> models, std::int64_t created_s) {
+  json::array data;
+  for (const ModelInfo& model : models) {
+    data.push_back({{"id", model.name},
+                    {"object", "model"},
+                    {"created", created_s},
+                    {"owned_by", "bloomery"},
+                    {"max_model_len", model.max_context_tokens}});
+  }
   HttpAnswer answer;
-  answer.body = json::serialize(json::object{{"object", "list"}, {"data", json::array{entry}}});
+  answer.body = json::serialize(json::object{{"object", "list"}, {"data", std::move(data)}});
   return answer;
 }
 

@@ -300,7 +300,7 @@ TEST(Completion, ErrorInAStreamIsItsLastEvent) {
 }
 
 TEST(ListModels, NamesTheModelAndItsContext) {
-  const HttpAnswer answer = ListModels(TestModel(), 17);
+  const HttpAnswer answer = ListModels(std::vector{TestModel()}, 17);
   EXPECT_EQ(Json(answer.body), Json(R"({"object": "list", "data": [{"id": "m", "object": "model",
       "created": 17, "owned_by": "bloomery", "max_model_len": 2048}]})"));
 }

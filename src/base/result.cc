@@ -6,10 +6,10 @@ namespace bloomery {
 namespace {
 
 // In the order of ErrorCode.
-constexpr std::array<std::string_view, 13> kNames = {
-    "invalid_argument", "not_found",   "corrupt",           "unsupported", "out_of_memory",
-    "overloaded",       "unavailable", "deadline_exceeded", "cancelled",   "permission_denied",
-    "too_large",        "io",          "internal"};
+constexpr std::array<std::string_view, 14> kNames = {
+    "invalid_argument",  "not_found",  "corrupt",     "unsupported",       "already_exists",
+    "out_of_memory",     "overloaded", "unavailable", "deadline_exceeded", "cancelled",
+    "permission_denied", "too_large",  "io",          "internal"};
 static_assert(kNames.size() == static_cast<std::size_t>(ErrorCode::kInternal) + 1);
 
 }  // namespace

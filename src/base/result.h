@@ -21,6 +21,7 @@ enum class ErrorCode : std::uint8_t {
   kNotFound,          // a file, tensor, model or route that does not exist
   kCorrupt,           // data that contradicts its own format: truncated, overlapping, bad checksum
   kUnsupported,       // well formed, and something this program does not do
+  kAlreadyExists,     // what was to be made is there already
   kOutOfMemory,       // would not fit, said before or at allocation
   kOverloaded,        // a queue or limit is full; try later
   kUnavailable,       // not ready yet, shutting down, or a peer process is gone

@@ -18,6 +18,7 @@ struct ConfigFlags {
 };
 
 std::string RunsOn(const Deployment& deployment) {
+  if (deployment.models) return "what each model's own files say";
   return deployment.runtime == Runtime::kNative
              ? "the native engine"
              : fmt::format("a Python handler, {}", Displayed(deployment.entry_point));
@@ -27,6 +28,19 @@ std::string SourceText(const ModelSource& source) {
   const std::string revision =
       source.revision.empty() ? "" : fmt::format(", revision {}", Displayed(source.revision));
   return fmt::format("{} ({}{})", Displayed(source.text), SourceKindName(source.kind), revision);
+}
+
+std::string ModelText(const Deployment& deployment) {
+  if (deployment.models && deployment.models->empty()) return "none at the start; POST /models loads one";
+  if (deployment.models) {
+    std::string names;
+    for (const ModelToLoad& model : *deployment.models)
+      names +=
+          fmt::format("{}{} ({})", names.empty() ? "" : ", ", Displayed(model.name), Displayed(model.url));
+    return names;
+  }
+  if (deployment.source) return SourceText(*deployment.source);
+  return deployment.errors.empty() ? "none; serve takes the demo model" : "none";
 }
 
 json::array ToJson(const std::vector<Remark>& remarks) {
@@ -51,8 +65,15 @@ json::object ToJson(const Deployment& deployment) {
               {"text", deployment.source->text},
               {"revision", deployment.source->revision}};
   }
+  json::value models = nullptr;
+  if (deployment.models) {
+    models.emplace_array();
+    for (const ModelToLoad& model : *deployment.models)
+      models.get_array().push_back({{"name", model.name}, {"version", model.version}, {"url", model.url}});
+  }
   return {{"directory", deployment.directory.string()},
           {"model", std::move(source)},
+          {"models", std::move(models)},
           {"runtime", deployment.runtime == Runtime::kNative ? "native" : "python"},
           {"entry_point", deployment.entry_point},
           {"settings", std::move(settings)},
@@ -93,9 +114,7 @@ void PrintRemarks(std::string_view title, const std::vector<Remark>& remarks) {
 void Print(const Deployment& deployment) {
   const std::string directory = deployment.directory.string();
   fmt::print("directory  {}\n", directory.empty() ? "none" : Displayed(directory));
-  fmt::print("model      {}\n", deployment.source           ? SourceText(*deployment.source)
-                                : deployment.errors.empty() ? "none; serve takes the demo model"
-                                                            : "none");
+  fmt::print("model      {}\n", ModelText(deployment));
   fmt::print("runs on    {}\n", RunsOn(deployment));
   if (!deployment.settings.empty()) {
     fmt::print("\n");

@@ -28,6 +28,7 @@ struct HandlerFlags {
   std::string function = HandlerLaunch().handler;
   std::string python = HandlerLaunch().python;
   std::map<std::string, std::string> properties;  // what the first call carries
+  std::uint64_t required_memory_bytes = 0;        // required_memory_mb
 };
 
 void AddHandlerFlags(CLI::App& command, HandlerFlags& flags);

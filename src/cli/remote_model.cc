@@ -4,6 +4,7 @@
 
 #include <csignal>
 #include <fstream>
+#include <optional>
 
 #include "base/log.h"
 #include "cli/session.h"
@@ -105,8 +106,8 @@ void EndLine(const LoadProgress& progress) {
 }
 
 // An interruption is no failure: it says how to go on.
-Status Interrupted(const Error& error) {
-  if (error.code != ErrorCode::kCancelled) return std::unexpected(error);
+Status Interrupted(const Error& error, const LoadProgress& progress) {
+  if (error.code != ErrorCode::kCancelled || progress) return std::unexpected(error);
   fmt::print(stderr, "bloomery: {}\n", error.message);
   throw CLI::RuntimeError(kInterruptedStatus);
 }
@@ -166,7 +167,7 @@ Status FetchS3(ModelFlags& flags, const S3Uri& uri, const LoadProgress& progress
   } else {
     const auto report = DownloadDirectory(*session.client, uri, directory, {.progress = LineFor(progress)});
     EndLine(progress);
-    if (!report) return Interrupted(report.error());
+    if (!report) return Interrupted(report.error(), progress);
     LogFetched(uri.ToString(), report->moved_bytes, start, directory);
   }
   flags.model = directory.string();
@@ -183,7 +184,7 @@ Status FetchHub(ModelFlags& flags, const ModelSource& source, const LoadProgress
   const auto model =
       FetchFromHub(*http, source.text, source.revision.empty() ? "main" : source.revision, options);
   EndLine(progress);
-  if (!model) return Interrupted(model.error());
+  if (!model) return Interrupted(model.error(), progress);
   LogFetched(source.text, model->moved_bytes, start, model->directory);
   flags.model = model->directory.string();
   flags.known_as = source.text;
@@ -245,18 +246,20 @@ Status StreamS3(ModelFlags& flags, const S3Uri& uri) {
 
 }  // namespace
 
-Status FetchModel(ModelFlags& flags) {
+Status FetchModel(ModelFlags& flags, const LoadProgress& progress) {
   std::error_code ignored;
-  if (IsS3Uri(flags.model)) return FetchModel(flags, {SourceKind::kS3, flags.model, {}});
+  if (IsS3Uri(flags.model)) return FetchModel(flags, {SourceKind::kS3, flags.model, {}}, progress);
   if (flags.load_format == kStreamFormat)
     return Fail(ErrorCode::kInvalidArgument, "--load-format {} goes with a MODEL s3://BUCKET/PREFIX",
                 kStreamFormat);
   if (IsArchiveName(flags.model) && fs::is_regular_file(flags.model, ignored)) {
-    const InterruptGuard guard;
+    std::optional<InterruptGuard> guard;
+    if (!progress) guard.emplace();
     return UnpackLocal(flags);
   }
-  return NamesHubModel(flags.model) ? FetchModel(flags, {SourceKind::kHub, flags.model, flags.revision})
-                                    : Status();
+  return NamesHubModel(flags.model)
+             ? FetchModel(flags, {SourceKind::kHub, flags.model, flags.revision}, progress)
+             : Status();
 }
 
 std::string NameOf(const ModelSource& source) {
@@ -274,7 +277,8 @@ Status FetchModel(ModelFlags& flags, const ModelSource& source, const LoadProgre
     flags.model = source.text;
     return {};
   }
-  const InterruptGuard guard;
+  std::optional<InterruptGuard> guard;
+  if (!progress) guard.emplace();
   if (source.kind == SourceKind::kHub) return FetchHub(flags, source, progress);
   ASSIGN_OR_RETURN(const S3Uri uri, ParseS3Uri(source.text));
   return flags.load_format == kStreamFormat ? StreamS3(flags, uri) : FetchS3(flags, uri, progress);

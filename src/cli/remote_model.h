@@ -27,9 +27,10 @@ std::function<bool(const TransferProgress&)> TransferLine(std::string_view doing
 // Replaces a MODEL that is elsewhere by the directory it is fetched into: below --cache-dir, BLOOMERY_CACHE,
 // ~/.cache/bloomery/models, or /tmp where there is no home to write to; the hub's in its tools' own cache.
 // Any other MODEL is left alone. With --load-format s3-stream only small files come to a folder, in memory.
-Status FetchModel(ModelFlags& flags);
+// `progress`: instead of a line on the terminal, and of an end by Ctrl-C.
+Status FetchModel(ModelFlags& flags, const LoadProgress& progress = nullptr);
 
-// The same with what a deployment names. `progress`: instead of a line on the terminal.
+// The same with what a deployment names.
 Status FetchModel(ModelFlags& flags, const ModelSource& source, const LoadProgress& progress = nullptr);
 
 // What a fetched model is called: the hub's id, or the last part of the key.

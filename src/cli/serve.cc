@@ -1,4 +1,4 @@
-// bloomery serve: the gateway, of an engine or of a model.py; and bloomery worker: the engine process that it
+// bloomery serve: the gateway, of engines and of model.py; and bloomery worker: the engine process that it
 // starts.
 #include <sys/prctl.h>
 #include <unistd.h>
@@ -7,19 +7,17 @@
 #include <cstdlib>
 
 #include "base/log.h"
+#include "base/system.h"
 #include "base/unique_fd.h"
 #include "cli/commands.h"
-#include "cli/handlers.h"
-#include "cli/options.h"
+#include "cli/environment.h"
 #include "cli/ranks.h"
 #include "cli/remote_model.h"
-#include "cli/serve_flags.h"
-#include "server/engine_service.h"
-#include "server/handler_service.h"
+#include "cli/serve_models.h"
+#include "cli/session.h"
 #include "server/server.h"
 #include "worker/engine_client.h"
 #include "worker/engine_worker.h"
-#include "worker/handler_pool.h"
 
 namespace bloomery {
 namespace {
@@ -28,66 +26,11 @@ namespace asio = boost::asio;
 
 constexpr int kWorkerSocketFd = 3;  // of an engine that is one process
 
-// Where an engine process fetches its model from, as the gateway tells it.
-void AddSource(const ServeFlags& flags, std::vector<std::string>& command) {
-  command.insert(command.end(),
-                 {flags.source->text, "--from", std::string(SourceKindName(flags.source->kind)), "--revision",
-                  flags.source->revision, "--load-format", flags.model.load_format});
-  if (!flags.model.cache_dir.empty()) command.insert(command.end(), {"--cache-dir", flags.model.cache_dir});
-  if (flags.model.no_sign_request) command.push_back("--no-sign-request");
-}
-
-// The engine process, or each of its ranks, gets the model flags as the gateway got them.
-Result<std::vector<std::string>> WorkerCommand(const ServeFlags& flags,
-                                               const std::filesystem::path& directory,
-                                               const std::string& name) {
-  const ModelFlags& m = flags.model;
-  std::vector<std::string> command = {"/proc/self/exe", "worker", "--name", name};
-  if (!m.policy.empty()) command.insert(command.end(), {"--policy", m.policy});
-  if (flags.source) {
-    AddSource(flags, command);
-  } else if (m.shape.empty()) {
-    command.push_back(directory.string());
-  } else {
-    command.insert(command.end(), {"--shape", m.shape, "--load-format", "dummy"});
-  }
-  command.insert(command.end(),
-                 {"--dtype", m.dtype, "--kv-dtype", m.kv_dtype, "--threads", std::to_string(m.threads)});
-  command.insert(command.end(), {"--max-context-tokens", std::to_string(m.max_context_tokens)});
-  command.insert(command.end(), {"--max-batch-tokens", std::to_string(m.max_batch_tokens), "--max-batch-size",
-                                 std::to_string(m.max_batch_size)});
-  command.insert(command.end(), {"--max-prefill-tokens", std::to_string(m.max_prefill_tokens)});
-  command.insert(command.end(), {"--max-queued-tokens", std::to_string(m.max_queued_tokens),
-                                 "--speculative-tokens", std::to_string(m.speculative_tokens)});
-  if (m.no_prefix_cache) command.push_back("--no-prefix-cache");
-  command.insert(command.end(), {"--placement", m.placement});
-  if (!m.max_memory.empty()) command.insert(command.end(), {"--max-memory", m.max_memory});
-  if (!m.kv_cache_memory.empty()) command.insert(command.end(), {"--kv-cache-memory", m.kv_cache_memory});
-  const Grid grid = m.grid();
-  if (grid.size() == 1) return command;
-  command.insert(command.end(),
-                 {"--tp", std::to_string(grid.tensor_ranks), "--pp", std::to_string(grid.stages)});
-  return MpirunCommand(m, command);
-}
-
-Result<ServerOptions> ToServerOptions(const ServeFlags& flags) {
-  ServerOptions options = flags.server;
-  if (!flags.api_key_file.empty()) {
-    ASSIGN_OR_RETURN(options.api_keys, ReadApiKeys(flags.api_key_file));
-  }
-  ASSIGN_OR_RETURN(options.max_body_bytes, ParseBytes(flags.max_body));
-  options.batch_shape = flags.batch_shape == "outputs" ? BatchShape::kOutputs : BatchShape::kPipeline;
-  options.request_timeout =
-      std::chrono::milliseconds(static_cast<std::int64_t>(flags.request_timeout_s * 1000));
-  options.drain_timeout = std::chrono::milliseconds(static_cast<std::int64_t>(flags.drain_timeout_s * 1000));
-  return options;
-}
-
 // Serves until a signal ends it. `start` is called once the port is bound, `stop` once everything is
 // answered, or at a second signal.
-Status RunServer(asio::io_context& io, Service& service, const ServerOptions& options,
+Status RunServer(asio::io_context& io, Service& service, Metrics& metrics, const ServerOptions& options,
                  const std::function<void()>& start, const std::function<void()>& stop) {
-  Server server(io, service, options);
+  Server server(io, service, metrics, options);
   ASSIGN_OR_RETURN(const std::uint16_t port, server.Start());
   start();
   spdlog::info("listening on http://{}:{} (GET /ping tells when the model is ready)", options.host, port);
@@ -118,70 +61,56 @@ Status RunServer(asio::io_context& io, Service& service, const ServerOptions& op
   return {};
 }
 
-// What is on this host: its directory and name. A directory that cannot be a model is said at once, not by a
-// server that comes up and fails.
-Result<LoadOptions> CheckLocal(const ServeFlags& flags) {
-  ASSIGN_OR_RETURN(LoadOptions options, ToLoadOptions(flags.model));
-  if (!flags.model.shape.empty()) options.name = flags.model.shape;
-  RETURN_IF_ERROR(CheckGrid(flags.model, options));
+// Who may reach the server may have it run code from wherever a model's files are, so by default only those
+// may who are on this host, who have a key, or who SageMaker is.
+bool AllowsManagement(const ServeFlags& flags) {
+  if (flags.management != "auto") return flags.management == "on";
+  boost::system::error_code failed;
+  const auto address = asio::ip::make_address(flags.server.host, failed);
+  const bool loopback = flags.server.host == "localhost" || (!failed && address.is_loopback());
+  return loopback || flags.multi_model || !flags.api_key_file.empty();
+}
+
+Result<ModelHostOptions> ToHostOptions(const ServeFlags& flags, const ServerOptions& server) {
+  ModelHostOptions options;
+  options.management = AllowsManagement(flags);
+  options.sagemaker_answers = flags.multi_model;
+  options.drain_timeout = server.drain_timeout;
+  options.memory_bytes = AvailableMemoryBytes();
+  if (!flags.models_memory.empty()) {
+    ASSIGN_OR_RETURN(options.memory_bytes, ParseBytes(flags.models_memory));
+  }
+  try {
+    if (!flags.model_url_pattern.empty()) options.url_pattern.emplace(flags.model_url_pattern);
+  } catch (const std::regex_error& error) {
+    return Fail(ErrorCode::kInvalidArgument, "model_url_pattern: not a regular expression: {}", error.what());
+  }
   return options;
 }
 
-Status ServeEngine(const ServeFlags& flags) {
-  LoadOptions options;
-  if (flags.source) {
-    options.name = NameOf(*flags.source);
-  } else {
-    ASSIGN_OR_RETURN(options, CheckLocal(flags));
-  }
-  if (!flags.name.empty()) options.name = flags.name;
-  ASSIGN_OR_RETURN(const ServerOptions server_options, ToServerOptions(flags));
+// `flags`: what the deployment made of the command line's, which are `typed` and of which `given` were given.
+Status Serve(const ServeFlags& flags, const ServeFlags& typed, const CommandLine& given) {
+  ASSIGN_OR_RETURN(const ServerOptions options, ToServerOptions(flags));
+  ASSIGN_OR_RETURN(const ModelHostOptions host_options, ToHostOptions(flags, options));
+  Metrics metrics;
   asio::io_context io(1);
-  // The engine process leaves our process group; it is ended by us or by our death (PR_SET_PDEATHSIG).
-  EngineClient::Options engine_options;
-  ASSIGN_OR_RETURN(engine_options.command, WorkerCommand(flags, options.directory, options.name));
-  engine_options.starts_ranks = flags.model.grid().size() > 1;
-  engine_options.step_timeout =
-      std::chrono::milliseconds(static_cast<std::int64_t>(flags.step_timeout_s * 1000));
-  if (engine_options.starts_ranks) AllowMpirunAsRoot();
-  EngineClient engine(io, std::move(engine_options));
-  EngineService service(engine, server_options);
-  return RunServer(io, service, server_options, [&] { engine.Start(); }, [&] { engine.Stop(); });
-}
-
-Status ServeHandler(const ServeFlags& flags) {
-  const Grid grid = flags.model.grid();
-  if (grid.stages > 1 || !flags.model.hostfile.empty())
-    return Fail(ErrorCode::kUnsupported,
-                "a model.py is run by ranks of one host: --tp, without --pp or --hostfile");
-  ASSIGN_OR_RETURN(HandlerOptions options, ToHandlerOptions(flags.handlers, flags.name, grid.tensor_ranks));
-  ASSIGN_OR_RETURN(const ServerOptions server_options, ToServerOptions(flags));
-  const std::string name = options.launch.name;
-  asio::io_context io(1);
-  HandlerPool pool(io, std::move(options));
-  HandlerService service(pool, name, server_options.request_timeout);
-  return RunServer(io, service, server_options, [&] { pool.Start(); }, [&] { pool.Stop(); });
-}
-
-Status Serve(const ServeFlags& flags) {
-  return flags.handlers.directory.empty() ? ServeEngine(flags) : ServeHandler(flags);
-}
-
-// MODEL as it was typed. What holds no serving.properties is fetched once there is a server that tells how
-// far that is.
-Status TakeModel(ServeFlags& flags) {
-  std::error_code ignored;
-  const std::string& model = flags.model.model;
-  const bool streamed = flags.model.load_format == kStreamFormat;
-  if (streamed && IsS3Uri(model)) {
-    flags.source = ModelSource{SourceKind::kS3, model, {}};
-  } else if (NamesHubModel(model)) {
-    flags.source = ModelSource{SourceKind::kHub, model, flags.model.revision};
+  ModelHost host(io, metrics, PrepareByUrl(io, typed, given), host_options);
+  if (flags.models) {
+    for (const ModelToLoad& model : *flags.models)
+      host.AddAtStartup(
+          {.url = model.url, .name = model.name, .version = model.version, .engine = model.engine});
+    spdlog::info("{} models at the start{}", flags.models->size(),
+                 host_options.management ? "; POST /models loads more" : "");
   } else {
-    return FetchModel(flags.model);
+    ASSIGN_OR_RETURN(const NamedModel named, PrepareFromFlags(io, flags, std::nullopt));
+    host.AddAtStartup({.url = flags.shown_url, .name = named.name}, named.model);
   }
-  flags.model.model.clear();
-  return {};
+  return RunServer(
+      io, host, metrics, options, [&] { host.Start(); },
+      [&] {
+        InterruptGuard::Interrupt();  // what is being fetched
+        host.Stop();
+      });
 }
 
 struct WorkerFlags {
@@ -207,7 +136,6 @@ Status Worker(WorkerFlags flags) {
       const SourceKind kind =
           flags.from == SourceKindName(SourceKind::kS3) ? SourceKind::kS3 : SourceKind::kHub;
       RETURN_IF_ERROR(FetchModel(flags.model, {kind, flags.model.model, flags.model.revision}, progress));
-      std::signal(SIGINT, SIG_IGN);
     }
     ASSIGN_OR_RETURN(LoadOptions options, ToLoadOptions(flags.model));
     options.name = flags.name;
@@ -281,10 +209,25 @@ void AddServe(CLI::App& app) {
                    "Seconds after which an engine that has work and makes no step is restarted; 0: never")
       ->check(CLI::NonNegativeNumber)
       ->capture_default_str();
+  command
+      ->add_option(
+          "--management", flags->management,
+          "Whether requests may load and unload models (POST, PUT, DELETE /models): on, off, or auto: "
+          "where --host is this host's own address, where a key is needed, and for SageMaker's multi-model "
+          "endpoints")
+      ->check(CLI::IsMember({"auto", "on", "off"}))
+      ->capture_default_str();
+  command->add_option(
+      "--models-memory", flags->models_memory,
+      "Memory that models may take together, such as 12GiB; one that would not fit is refused with "
+      "507; default: what is free at the start");
   command->callback([flags, command] {
+    const ServeFlags typed = *flags;
+    const CommandLine given = GivenFlags(*command);
+    flags->shown_url = flags->model.model;
     ExitOnError(TakeModel(*flags));
-    ExitOnError(TakeDeployment(*flags, GivenFlags(*command)));
-    ExitOnError(Serve(*flags));
+    ExitOnError(TakeDeployment(*flags, given, ProcessEnvironment()));
+    ExitOnError(Serve(*flags, typed, given));
   });
 }
 

@@ -89,13 +89,16 @@ const std::string* SetValue(const Deployment& deployment, std::string_view name)
 
 // The handler gets its options as the deployment has them, and what lies in S3 as the directory it was
 // downloaded into: a model.py reads that from "model_id".
-Status TakeHandler(const Deployment& deployment, const CommandLine& given, ServeFlags& flags) {
+Status TakeHandler(const Deployment& deployment, const CommandLine& given, const LoadProgress& progress,
+                   ServeFlags& flags) {
   HandlerFlags& handlers = flags.handlers;
   handlers.directory = deployment.directory;
   handlers.entry_point = deployment.entry_point;
   handlers.properties = deployment.handler_options;
   if (const std::string* function = SetValue(deployment, "option.handler")) handlers.function = *function;
   if (const std::string* python = SetValue(deployment, "option.pythonExecutable")) handlers.python = *python;
+  if (const std::string* required = SetValue(deployment, "required_memory_mb"))
+    handlers.required_memory_bytes = static_cast<std::uint64_t>(*ToInteger(*required)) << 20U;
   for (const HandlerSetting& setting : kHandlerSettings) {
     const std::string* value = SetValue(deployment, setting.name);
     if (value != nullptr && !given.contains(setting.flag)) setting.take(std::stod(*value), handlers);
@@ -104,7 +107,7 @@ Status TakeHandler(const Deployment& deployment, const CommandLine& given, Serve
       handlers.properties.contains("model_id") || handlers.properties.contains("s3url");
   if (!deployment.source || deployment.source->kind != SourceKind::kS3 || !options_name_it) return {};
   ModelFlags model = flags.model;
-  RETURN_IF_ERROR(FetchModel(model, *deployment.source));
+  RETURN_IF_ERROR(FetchModel(model, *deployment.source, progress));
   handlers.properties["model_id"] = model.model;
   return {};
 }
@@ -124,14 +127,20 @@ CommandLine GivenFlags(const CLI::App& command) {
   return given;
 }
 
-Status TakeDeployment(ServeFlags& flags, const CommandLine& given) {
+Status TakeDeployment(ServeFlags& flags, const CommandLine& given, const Environment& environment,
+                      const LoadProgress& progress) {
   if (!flags.model.shape.empty()) return {};
-  ASSIGN_OR_RETURN(const Deployment deployment, ResolveDeployment(flags.model.model, ProcessEnvironment(),
-                                                                  given, {.numa_nodes = UsableNumaNodes()}));
+  ASSIGN_OR_RETURN(const Deployment deployment, ResolveDeployment(flags.model.model, environment, given,
+                                                                  {.numa_nodes = UsableNumaNodes()}));
   if (deployment.declared) LogDeployment(deployment);
   RETURN_IF_ERROR(CheckErrors(deployment));
-  if (deployment.runtime == Runtime::kPythonHandler) {
-    RETURN_IF_ERROR(TakeHandler(deployment, given, flags));
+  flags.models = deployment.models;
+  flags.multi_model = deployment.multi_model;
+  flags.model_url_pattern = deployment.model_url_pattern.value_or("");
+  if (flags.models) {
+    // No model's files are here.
+  } else if (deployment.runtime == Runtime::kPythonHandler) {
+    RETURN_IF_ERROR(TakeHandler(deployment, given, progress, flags));
   } else if (deployment.source && !flags.source) {
     flags.source = deployment.source;
   }

@@ -24,6 +24,14 @@ struct ServeFlags {
   double request_timeout_s = 0;
   double drain_timeout_s = 30;
   double step_timeout_s = 300;
+  std::string management = "auto";
+  std::string models_memory;  // "12GiB"; empty: what is free
+
+  // Of a deployment of several models, or none: in place of `model`.
+  std::optional<std::vector<ModelToLoad>> models;
+  bool multi_model = false;
+  std::string model_url_pattern;
+  std::string shown_url;  // what MODEL was
 };
 
 // Of the flags that a deployment can set, those on the command line.
@@ -32,6 +40,8 @@ CommandLine GivenFlags(const CLI::App& command);
 // Where MODEL is a deployment made for DJL Serving's, SageMaker's or Hugging Face's containers, or the
 // environment is such a one's: flags that are not in `given` take its values, and the log says which, from
 // where, and what has no effect. Fails where the deployment cannot be honoured.
-Status TakeDeployment(ServeFlags& flags, const CommandLine& given);
+// `progress`: as FetchModel has it, for the files of a model.py.
+Status TakeDeployment(ServeFlags& flags, const CommandLine& given, const Environment& environment,
+                      const LoadProgress& progress = nullptr);
 
 }  // namespace bloomery

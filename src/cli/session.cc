@@ -70,6 +70,8 @@ InterruptGuard::~InterruptGuard() {
 
 bool InterruptGuard::interrupted() { return g_interrupted; }
 
+void InterruptGuard::Interrupt() { g_interrupted = true; }
+
 const std::atomic<bool>& InterruptGuard::flag() { return g_interrupted; }
 
 Result<Completed> RunRequest(Engine& engine, GenerationRequest request, const OnToken& on_token) {

@@ -49,6 +49,8 @@ class InterruptGuard {
   InterruptGuard(const InterruptGuard&) = delete;
   InterruptGuard& operator=(const InterruptGuard&) = delete;
   static bool interrupted();
+  // As if a signal had come; for a server, which has handlers of its own.
+  static void Interrupt();
   // The same, for requests to look at.
   static const std::atomic<bool>& flag();
 };

@@ -33,6 +33,11 @@ DType KvDType(std::optional<DType> asked, DType weights) {
   return DType::kF16;
 }
 
+std::int64_t ContextOf(const LoadOptions& options, const ModelSpec& spec) {
+  return options.max_context_tokens > 0 ? std::min(options.max_context_tokens, spec.max_positions)
+                                        : spec.max_positions;
+}
+
 std::int64_t KvBlocks(const LoadOptions& options, const KvCacheShape& shape, std::int64_t context) {
   const std::uint64_t block_bytes = shape.BytesPerToken() * kKvBlockTokens;
   const std::int64_t per_sequence = (context + kKvBlockTokens - 1) / kKvBlockTokens;
@@ -122,6 +127,31 @@ Result<ModelSpec> SpecOf(const LoadOptions& options) {
   return options.shape.empty() ? LoadSpec(options.directory, options.policy) : NamedShape(options.shape);
 }
 
+Result<MemoryNeed> NeededMemory(const LoadOptions& options, Grid grid, const Device& device) {
+  ASSIGN_OR_RETURN(const ModelSpec spec, SpecOf(options));
+  DType dtype = ResolveDType(options.dtype, spec);
+  if (options.shape.empty() && ShardSet::Exists(options.directory)) {
+    ASSIGN_OR_RETURN(const ShardManifest manifest, ShardSet::ReadManifest(options.directory));
+    dtype = DTypeFromName(manifest.dtype).value_or(dtype);
+  }
+  MemoryNeed need;
+  for (int rank = 0; rank < grid.size(); ++rank) {
+    ASSIGN_OR_RETURN(const Part part, CutModel(spec, grid, rank));
+    std::uint64_t weights = WeightFootprint(spec, part, dtype, device).weight_bytes;
+    if (options.placement) weights = std::min(weights, options.placement->memory_bytes);
+    need.weight_bytes += weights;
+  }
+  const KvCacheShape shape{static_cast<int>(spec.layers), static_cast<int>(spec.kv_heads),
+                           static_cast<int>(spec.head_dim), KvDType(options.kv_dtype, dtype)};
+  const std::int64_t per_sequence = (ContextOf(options, spec) + kKvBlockTokens - 1) / kKvBlockTokens;
+  need.kv_bytes_per_sequence =
+      shape.BytesPerToken() * kKvBlockTokens * static_cast<std::uint64_t>(per_sequence);
+  need.kv_bytes = options.kv_cache_bytes > 0
+                      ? options.kv_cache_bytes * static_cast<std::uint64_t>(grid.size())
+                      : need.kv_bytes_per_sequence * static_cast<std::uint64_t>(options.max_batch_size);
+  return need;
+}
+
 DType ResolveDType(std::optional<DType> asked, const ModelSpec& spec) {
   return asked.value_or(spec.checkpoint_dtype.value_or(DType::kF32));
 }
@@ -136,9 +166,7 @@ Result<LoadedModel> LoadModel(const LoadOptions& options, Device& device, const 
   RETURN_IF_ERROR(agree(model ? Status() : std::unexpected(model.error())));
   const ModelSpec& spec = model->transformer->spec();
   const DType dtype = model->transformer->weights().dtype;
-  const std::int64_t context = options.max_context_tokens > 0
-                                   ? std::min(options.max_context_tokens, spec.max_positions)
-                                   : spec.max_positions;
+  const std::int64_t context = ContextOf(options, spec);
   const KvCacheShape shape = model->transformer->kv_shape(KvDType(options.kv_dtype, dtype));
   std::int64_t blocks = KvBlocks(options, shape, context);
   if (ranks) {

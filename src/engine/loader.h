@@ -59,6 +59,14 @@ Result<LoadedModel> LoadModel(const LoadOptions& options, Device& device, const 
 // What the model is, before anything of it is loaded.
 Result<ModelSpec> SpecOf(const LoadOptions& options);
 
+// What a model takes on all its ranks together, computed from its files' headers: nothing is loaded.
+struct MemoryNeed {
+  std::uint64_t weight_bytes = 0;
+  std::uint64_t kv_bytes_per_sequence = 0;  // at full context; one has to fit
+  std::uint64_t kv_bytes = 0;               // as many of them as run together, or what was asked for
+};
+Result<MemoryNeed> NeededMemory(const LoadOptions& options, Grid grid, const Device& device);
+
 // The dtype "auto" stands for.
 DType ResolveDType(std::optional<DType> asked, const ModelSpec& spec);
 

@@ -194,7 +194,7 @@ class Connection {
       SetError({ErrorCode::kNotFound, fmt::format("no route {} {}", method_, path_)});
       co_return co_await WritePending();
     }
-    if (route_.method == "GET" ? !reads : method_ != route_.method) {
+    if (!route_.method.empty() && (route_.method == "GET" ? !reads : method_ != route_.method)) {
       SetError({ErrorCode::kInvalidArgument, fmt::format("{} takes {}", path_, route_.method)}, 405);
       pending_.headers.emplace_back("Allow",
                                     route_.method == "GET" ? "GET, HEAD" : std::string(route_.method));
@@ -239,7 +239,7 @@ class Connection {
   }
 
   HttpAnswer MetricsPage() const {
-    server_.service().SetMetrics(server_.metrics());
+    server_.service().SetMetrics();
     HttpAnswer answer;
     answer.content_type = "text/plain; version=0.0.4; charset=utf-8";
     answer.body = server_.metrics().Serialize();
@@ -249,6 +249,7 @@ class Connection {
   ServiceRequest MakeServiceRequest() {
     ServiceRequest request;
     request.route = route_;
+    request.method = method_;
     request.path = path_;
     const std::string_view target = View(request_.target());
     request.query = target.substr(std::min(path_.size() + 1, target.size()));
@@ -284,7 +285,7 @@ class Connection {
     // Ends the watch.
     beast::error_code ignored;
     stream_->socket().cancel(ignored);
-    (*answering)->Observe(server_.metrics());
+    (*answering)->Observe();
     if (waker->client_left()) {
       server_.metrics().CountCancelled();
       LogRequest(499, answering->get());

@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <set>
 
+#include "api/management.h"
 #include "base/mapped_file.h"
 #include "server/setting_text.h"
 
@@ -161,10 +162,10 @@ class Resolver {
   void CheckValues() {
     for (const auto& [name, given] : collected_.values) {
       const Setting& setting = *given.setting;
-      if (given.origin.starts_with("--") || setting.use == SettingUse::kIgnored) continue;
+      const bool handled = IsHandler() && setting.for_handlers;
+      if (given.origin.starts_with("--") || (setting.use == SettingUse::kIgnored && !handled)) continue;
       // What a choice means is the handler's own business.
-      if (IsHandler() && setting.for_handlers && setting.type == SettingType::kChoice && name != "engine")
-        continue;
+      if (handled && setting.type == SettingType::kChoice && name != "engine") continue;
       const std::string wrong = CheckValue(setting, given.value);
       if (!wrong.empty()) {
         invalid_.insert(name);
@@ -173,7 +174,7 @@ class Resolver {
         // What became of the other choices says what to take instead.
         const std::string_view instead = setting.type == SettingType::kChoice ? setting.effect : "";
         AddError(name, fmt::format("{}{}{}{}", shown, wrong, instead.empty() ? "" : ". ", instead));
-      } else if (setting.use == SettingUse::kRefused && !(IsHandler() && setting.for_handlers) &&
+      } else if (setting.use == SettingUse::kRefused && !handled &&
                  !EqualIgnoringCase(given.value, setting.default_value)) {
         AddError(name, std::string(setting.effect));
       }
@@ -183,6 +184,13 @@ class Resolver {
   // --- where the model is ---
 
   void ChooseSource() {
+    ChooseModels();
+    if (out_.models) {
+      for (const std::string_view key : {"option.model_id", "option.s3url", "MODEL_S3_BUCKET"}) {
+        if (Value(key) != nullptr) Ignore(key, "several models are served, and each names its own files");
+      }
+      return;
+    }
     if (Given("option.model_id") != nullptr && Given("option.s3url") != nullptr)
       AddError("option.s3url", "option.model_id is set too; s3url is its old name, so set one of them");
     if (const std::string* model = Value("option.model_id")) {
@@ -217,34 +225,107 @@ class Resolver {
     }
   }
 
-  // load_models: "ALL", a path, "[name:version:engine:devices]=path", or "name:version:engine=path" as the
-  // documents of the containers write it ("test::Python=/opt/ml/model").
+  // load_models: "ALL", "NONE", or with commas between them: a path, "[name:version:engine:devices]=path", or
+  // "name:version:engine=path" as the documents of the containers write it ("test::Python=/opt/ml/model").
   void ChooseModelToLoad() {
     const std::string* load = Value("load_models");
-    if (load == nullptr || EqualIgnoringCase(*load, "ALL")) return;
-    if (EqualIgnoringCase(*load, "NONE"))
-      return AddError("load_models", "NONE: a server without a model has nothing to do here");
-    const std::size_t bracket = load->starts_with('[') ? std::min(load->find(']'), load->size()) : 0;
-    if (load->find(',', bracket) != std::string::npos)
-      return AddError("load_models", "several models: one server serves one; start one for each");
-    const std::size_t equals = load->find('=', bracket);
-    std::string_view path = *load;
-    if (equals != std::string::npos) {
-      std::string_view endpoint = path.substr(0, equals);
-      path.remove_prefix(equals + 1);
+    if (load == nullptr || EqualIgnoringCase(*load, "ALL") || out_.models) return;
+    const ModelToLoad model = ParseModelToLoad(*load);
+    if (!model.name.empty()) {
+      out_.name = model.name;
+      Becomes("load_models", fmt::format("--model-name {}", Displayed(model.name)));
+    }
+    if (model.url.find("://") != std::string_view::npos)
+      return AddError("load_models", "only a directory is loaded; set option.model_id for a model elsewhere");
+    if (fs::path(model.url).lexically_normal() != out_.directory.lexically_normal() &&
+        model.url != kContainerDirectory)
+      Ignore("load_models", fmt::format("its path {}: the directory served is {}", Displayed(model.url),
+                                        out_.directory.empty() ? "none" : out_.directory.string()));
+  }
+
+  static ModelToLoad ParseModelToLoad(std::string_view text) {
+    ModelToLoad model;
+    const std::size_t bracket = text.starts_with('[') ? std::min(text.find(']'), text.size()) : 0;
+    const std::size_t equals = text.find('=', bracket);
+    if (equals != std::string_view::npos) {
+      std::string_view endpoint = text.substr(0, equals);
+      text.remove_prefix(equals + 1);
       if (endpoint.starts_with('[')) endpoint = endpoint.substr(1, endpoint.size() - 2);
-      const std::string_view name = Trimmed(endpoint.substr(0, endpoint.find(':')));
-      if (!name.empty()) {
-        out_.name = std::string(name);
-        Becomes("load_models", fmt::format("--model-name {}", Displayed(name)));
+      for (std::string* part : {&model.name, &model.version, &model.engine}) {
+        const std::string_view one = endpoint.substr(0, endpoint.find(':'));
+        endpoint.remove_prefix(std::min(one.size() + 1, endpoint.size()));
+        *part = Trimmed(one);
       }
     }
-    if (path.starts_with("file:")) path.remove_prefix(5);
-    if (path.find("://") != std::string_view::npos)
-      return AddError("load_models", "only a directory is loaded; set option.model_id for a model elsewhere");
-    if (fs::path(path).lexically_normal() != out_.directory.lexically_normal() && path != kContainerDirectory)
-      Ignore("load_models", fmt::format("its path {}: the directory served is {}", Displayed(path),
-                                        out_.directory.empty() ? "none" : out_.directory.string()));
+    if (text.starts_with("file:")) text.remove_prefix(5);
+    while (text.starts_with("//")) text.remove_prefix(1);
+    model.url = Trimmed(text);
+    return model;
+  }
+
+  // Whether there are several models, or none yet.
+  void ChooseModels() {
+    out_.multi_model = IsTrue("SAGEMAKER_MULTI_MODEL");
+    if (const std::string* pattern = Value("model_url_pattern")) out_.model_url_pattern = *pattern;
+    const std::string* load = Value("load_models");
+    const bool all = load == nullptr || EqualIgnoringCase(*load, "ALL");
+    if (out_.multi_model) Becomes("SAGEMAKER_MULTI_MODEL", "--management on");
+    if (out_.multi_model && !all)
+      Ignore("load_models",
+             "SAGEMAKER_MULTI_MODEL: the server starts without a model, and each is loaded by request");
+    if (out_.multi_model || (!all && EqualIgnoringCase(*load, "NONE"))) {
+      out_.models.emplace();
+    } else if (all && !out_.directory.empty()) {
+      out_.models = ModelsOfStore(out_.directory);
+    } else if (!all) {
+      const std::vector<std::string_view> parts = SplitOutsideBrackets(*load);
+      if (parts.size() < 2) return;
+      out_.models.emplace();
+      for (const std::string_view part : parts) AddModelToLoad(ParseModelToLoad(part));
+    }
+  }
+
+  void AddModelToLoad(ModelToLoad model) {
+    const bool elsewhere = model.url.find("://") != std::string::npos;
+    if (!elsewhere && fs::path(model.url).is_relative()) model.url = (out_.directory / model.url).string();
+    if (model.name.empty()) model.name = ModelNameOf(model.url);
+    const auto same = [&](const ModelToLoad& other) {
+      return other.name == model.name && other.version == model.version;
+    };
+    if (std::ranges::any_of(*out_.models, same))
+      AddError("load_models",
+               fmt::format("{} is named twice; give one of them another name", Displayed(model.name)));
+    if (!elsewhere && !Exists(model.url))
+      AddError("load_models", fmt::format("{}: no such directory or archive", Displayed(model.url)));
+    out_.models->push_back(std::move(model));
+  }
+
+  static std::vector<std::string_view> SplitOutsideBrackets(std::string_view text) {
+    std::vector<std::string_view> parts;
+    for (std::size_t at = 0, begin = 0, depth = 0; at <= text.size(); ++at) {
+      if (at < text.size() && text[at] == '[') ++depth;
+      if (at < text.size() && text[at] == ']' && depth > 0) --depth;
+      if (at < text.size() && (text[at] != ',' || depth > 0)) continue;
+      if (const auto part = Trimmed(text.substr(begin, at - begin)); !part.empty()) parts.push_back(part);
+      begin = at + 1;
+    }
+    return parts;
+  }
+
+  // A directory that holds nothing but directories and archives holds a model in each; absent where it does
+  // not.
+  static std::optional<std::vector<ModelToLoad>> ModelsOfStore(const fs::path& directory) {
+    std::vector<ModelToLoad> models;
+    std::error_code error;
+    for (const auto& entry : fs::directory_iterator(directory, error)) {
+      const std::string name = entry.path().filename().string();
+      if (name.starts_with('.') || name == kConfigProperties) continue;
+      if (!entry.is_directory(error) && ModelNameOf(name) == name) return std::nullopt;
+      models.push_back({ModelNameOf(name), {}, {}, entry.path().string()});
+    }
+    if (error || models.size() < 2) return std::nullopt;
+    std::ranges::sort(models, {}, &ModelToLoad::name);
+    return models;
   }
 
   // --- how it is cut, and its numbers ---

@@ -26,11 +26,25 @@ struct EffectiveSetting {
   std::string becomes;  // the flags of `serve` that say the same: "--tp 4"; empty: there is none
 };
 
+// One of several models that a server starts with.
+struct ModelToLoad {
+  std::string name;
+  std::string version;  // empty: none
+  std::string engine;   // empty: its own files say
+  std::string url;      // a directory, an archive, s3://bucket/prefix/, or a hub's id
+};
+
 // What is absent was not asked for, or its flag is on the command line: `serve` then keeps its own. A flag
 // that several keys may set (--dtype, --port) wins there too, whatever is here.
 struct Deployment {
   std::filesystem::path directory;  // with serving.properties; empty: there is none
   bool declared = false;            // somebody set a setting other than a variable such as HF_HOME
+
+  // Each is a deployment of its own, resolved when it is loaded; none of what follows but the server's
+  // settings counts. Present and empty: the server starts without a model.
+  std::optional<std::vector<ModelToLoad>> models;
+  bool multi_model = false;  // SageMaker's multi-model contract: models are loaded by request
+  std::optional<std::string> model_url_pattern;  // of those
 
   Runtime runtime = Runtime::kNative;
   std::string entry_point;            // of the Python handler: "model.py", or a module

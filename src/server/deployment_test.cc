@@ -238,8 +238,51 @@ TEST_F(DeploymentTest, ModelsToLoad) {
   EXPECT_EQ(resolve("test::Python=/opt/ml/model").name, "test");
   EXPECT_EQ(resolve("[mlp:v1:MPI:*]=/opt/ml/model").name, "mlp");
   EXPECT_THAT(IgnoredKeys(resolve("a=/elsewhere")), ElementsAre("load_models"));
-  for (const char* wrong : {"NONE", "[a]=/x,[b]=/y", "djl://zoo/mlp", "a=https://host/a.zip"})
+  for (const char* wrong : {"djl://zoo/mlp", "a=https://host/a.zip"})
     EXPECT_EQ(resolve(wrong).errors.size(), 1U) << wrong;
+}
+
+TEST_F(DeploymentTest, SeveralModelsOrNone) {
+  const auto resolve = [&](const char* models) { return Resolve("", {{"SERVING_LOAD_MODELS", models}}); };
+  EXPECT_THAT(resolve("none").models, testing::Optional(IsEmpty()));
+  fs::create_directories(directory_ / "opt");
+  fs::create_directories(directory_ / "b");
+  const Deployment several = resolve("opt, [bloom:v1:Python:0,1]=b,s3://bucket/x.tar.gz");
+  EXPECT_THAT(several.errors, IsEmpty());
+  ASSERT_EQ(several.models->size(), 3U);
+  EXPECT_EQ(several.models->at(0).name, "opt");
+  EXPECT_EQ(several.models->at(0).url, (directory_ / "opt").string());
+  EXPECT_EQ(several.models->at(1).name, "bloom");
+  EXPECT_EQ(several.models->at(1).version, "v1");
+  EXPECT_EQ(several.models->at(1).engine, "Python");
+  EXPECT_EQ(several.models->at(2).name, "x");
+  EXPECT_EQ(several.models->at(2).url, "s3://bucket/x.tar.gz");
+  EXPECT_EQ(resolve("opt,/absent").errors.size(), 1U);
+  EXPECT_EQ(resolve("opt,[opt]=b").errors.size(), 1U) << "one name for two";
+}
+
+TEST_F(DeploymentTest, AStoreHoldsNothingButDirectoriesAndArchives) {
+  for (const char* name : {"opt", "bloom"}) fs::create_directories(directory_ / name);
+  std::ofstream(directory_ / "mlp.tar.gz") << "an archive";
+  std::ofstream(directory_ / "config.properties") << "job_queue_size=9";
+  const auto resolve = [&] { return ResolveDeployment(directory_, {}, {}, {}).value(); };
+  ASSERT_TRUE(resolve().models);
+  std::vector<std::string> names;
+  const Deployment store = resolve();
+  for (const ModelToLoad& model : *store.models) names.push_back(model.name);
+  EXPECT_THAT(names, ElementsAre("bloom", "mlp", "opt"));
+  std::ofstream(directory_ / "README.md") << "a model's own";
+  EXPECT_FALSE(resolve().models);
+}
+
+TEST_F(DeploymentTest, SageMakersMultiModelEndpointsStartWithoutOne) {
+  const Deployment deployment =
+      Resolve("option.model_id=/m", {{"SAGEMAKER_MULTI_MODEL", "true"}, {"SERVING_LOAD_MODELS", "a=/m"}});
+  EXPECT_THAT(deployment.errors, IsEmpty());
+  EXPECT_TRUE(deployment.multi_model);
+  EXPECT_THAT(deployment.models, testing::Optional(IsEmpty()));
+  EXPECT_FALSE(deployment.source);
+  EXPECT_THAT(IgnoredKeys(deployment), testing::UnorderedElementsAre("load_models", "option.model_id"));
 }
 
 TEST_F(DeploymentTest, FlagsWinAndTheirKeysAreNotJudged) {

@@ -7,8 +7,9 @@ namespace {
 
 class EngineAnswering final : public Answering {
  public:
-  EngineAnswering(EngineClient& engine, std::unique_ptr<Exchange> exchange, std::function<void()> wake)
-      : engine_(engine), exchange_(std::move(exchange)) {
+  EngineAnswering(EngineClient& engine, ModelMetrics& metrics, std::unique_ptr<Exchange> exchange,
+                  std::function<void()> wake)
+      : engine_(engine), metrics_(metrics), exchange_(std::move(exchange)) {
     std::vector<GenerationRequest>& requests = exchange_->requests();
     for (std::size_t i = 0; i < requests.size(); ++i) {
       ids_.push_back(engine_.Submit(requests[i], [this, i, wake](const GenerationEvent& event) {
@@ -40,9 +41,9 @@ class EngineAnswering final : public Answering {
   }
   HttpAnswer Answer() override { return exchange_->Answer(); }
 
-  void Observe(Metrics& metrics) const override {
+  void Observe() const override {
     for (const Collected& one : exchange_->collected()) {
-      if (one.done) metrics.ObserveRequest(*one.done);
+      if (one.done) metrics_.ObserveRequest(*one.done);
     }
   }
   std::string Figures() const override {
@@ -57,6 +58,7 @@ class EngineAnswering final : public Answering {
 
  private:
   EngineClient& engine_;
+  ModelMetrics& metrics_;
   const std::unique_ptr<Exchange> exchange_;
   std::vector<std::uint64_t> ids_;
   std::deque<std::pair<std::size_t, GenerationEvent>> events_;
@@ -64,8 +66,10 @@ class EngineAnswering final : public Answering {
 
 }  // namespace
 
-EngineService::EngineService(EngineClient& engine, const ServerOptions& options)
-    : engine_(engine),
+EngineService::EngineService(boost::asio::io_context& io, EngineClient::Options engine,
+                             const ServerOptions& options, ModelMetrics& metrics)
+    : engine_(io, std::move(engine)),
+      metrics_(metrics),
       batch_shape_(options.batch_shape),
       max_requests_(static_cast<std::size_t>(options.max_requests)),
       request_timeout_(options.request_timeout) {}
@@ -77,6 +81,7 @@ ServiceHealth EngineService::health() const {
   health.detail = engine_.status_text();
   if (engine_.state() == State::kFailed) {
     health.state = ServiceState::kFailed;
+    health.failure = engine_.failure();
   } else if (engine_.state() == State::kReady) {
     health.state = ServiceState::kReady;
   } else {
@@ -85,14 +90,9 @@ ServiceHealth EngineService::health() const {
   return health;
 }
 
-Result<HttpAnswer> EngineService::ListModels() const {
-  if (!engine_.info()) return std::unexpected(NotReady(health()));
-  return bloomery::ListModels(*engine_.info(), UnixTime());
-}
-
-void EngineService::SetMetrics(Metrics& metrics) const {
-  metrics.SetLoad(engine_.stats(), engine_.in_flight(), engine_.restarts(),
-                  engine_.state() == EngineClient::State::kReady);
+void EngineService::SetMetrics() const {
+  metrics_.SetLoad(engine_.stats(), engine_.in_flight(), engine_.restarts(),
+                   engine_.state() == EngineClient::State::kReady);
 }
 
 Result<std::unique_ptr<Exchange>> EngineService::MakeExchange(const ServiceRequest& request) const {
@@ -118,10 +118,6 @@ Result<std::unique_ptr<Exchange>> EngineService::MakeExchange(const ServiceReque
       return MakeTgi(api, TgiMode::kStream);
     case RouteKind::kTgiRoot:
       return MakeTgi(api, TgiMode::kByField);
-    case RouteKind::kPredictions:
-      if (request.route.rest != engine_.info()->name)
-        return Fail(ErrorCode::kNotFound, "model \"{}\" is not here", request.route.rest);
-      return MakeInvocation(api, *engine_.info(), batch_shape_);
     default:
       return MakeInvocation(api, *engine_.info(), batch_shape_);
   }
@@ -137,7 +133,24 @@ Result<std::unique_ptr<Answering>> EngineService::Begin(ServiceRequest request, 
     one.cache_salt = request.salt;
     one.deadline_ms = request_timeout_.count();
   }
-  return std::make_unique<EngineAnswering>(engine_, std::move(exchange), std::move(wake));
+  return std::make_unique<EngineAnswering>(engine_, metrics_, std::move(exchange), std::move(wake));
+}
+
+void EngineService::Describe(ModelReport& report) const {
+  report.batch_size = engine_.info() ? engine_.info()->max_batch_size : 1;
+  report.queue_size = max_requests_;
+  report.queued = static_cast<std::size_t>(engine_.stats().queued_requests);
+  if (engine_.pid() > 0)
+    report.workers.push_back({engine_.pid(), engine_.state() == EngineClient::State::kReady});
+}
+
+Status EngineService::Tune(const ModelTuning& tuning) {
+  if (tuning.min_workers.value_or(1) != 1 || tuning.max_workers.value_or(1) != 1)
+    return Fail(ErrorCode::kInvalidArgument,
+                "min_worker, max_worker: an engine is one worker, which computes requests together; a second "
+                "would share the memory's bandwidth with it");
+  if (tuning.job_queue_size) max_requests_ = static_cast<std::size_t>(*tuning.job_queue_size);
+  return {};
 }
 
 }  // namespace bloomery

@@ -7,6 +7,7 @@
 
 #include "api/dialects.h"
 #include "api/errors.h"
+#include "api/query.h"
 #include "base/log.h"
 #include "base/utf8.h"
 
@@ -24,30 +25,12 @@ std::string Lower(std::string_view text) {
   return lower;
 }
 
-// Of a query: "%2F" and "+"; what is no escape stays as it is.
-std::string Unescape(std::string_view text) {
-  std::string out;
-  for (std::size_t i = 0; i < text.size(); ++i) {
-    const auto hex = [&](std::size_t at) {
-      return at < text.size() && std::isxdigit(static_cast<unsigned char>(text[at])) != 0;
-    };
-    if (text[i] == '%' && hex(i + 1) && hex(i + 2)) {
-      out += static_cast<char>(std::stoi(std::string(text.substr(i + 1, 2)), nullptr, 16));
-      i += 2;
-    } else {
-      out += text[i] == '+' ? ' ' : text[i];
-    }
-  }
-  return out;
-}
-
-// Calls `take` with each "name=value" between `separator`s.
+// Calls `take` with each "name=value" between semicolons.
 template <typename Take>
-void ForEachPair(std::string_view text, char separator, Take take) {
+void ForEachAttribute(std::string_view text, Take take) {
   while (!text.empty()) {
-    const std::size_t end = std::min(text.find(separator), text.size());
-    const std::string_view pair = text.substr(0, end);
-    text.remove_prefix(std::min(end + 1, text.size()));
+    const std::string_view pair = text.substr(0, text.find(';'));
+    text.remove_prefix(std::min(pair.size() + 1, text.size()));
     const std::size_t equals = std::min(pair.find('='), pair.size());
     if (equals > 0) take(pair.substr(0, equals), pair.substr(std::min(equals + 1, pair.size())));
   }
@@ -92,8 +75,9 @@ HttpAnswer FailureAnswer(const HandlerFailed& failed) {
 
 class HandlerAnswering final : public Answering {
  public:
-  HandlerAnswering(HandlerPool& pool, HandlerRequest request, std::function<void()> wake)
-      : pool_(pool), started_(std::chrono::steady_clock::now()) {
+  HandlerAnswering(HandlerPool& pool, ModelMetrics& metrics, HandlerRequest request,
+                   std::function<void()> wake)
+      : pool_(pool), metrics_(metrics), started_(std::chrono::steady_clock::now()) {
     id_ = pool_.Submit(std::move(request), [this, wake = std::move(wake)](HandlerEvent event) {
       events_.push_back(std::move(event));
       wake();
@@ -134,8 +118,8 @@ class HandlerAnswering final : public Answering {
     return answer;
   }
 
-  void Observe(Metrics& metrics) const override {
-    if (finished_ && !failure_) metrics.ObserveLatency(std::chrono::steady_clock::now() - started_);
+  void Observe() const override {
+    if (finished_ && !failure_) metrics_.ObserveLatency(std::chrono::steady_clock::now() - started_);
   }
 
  private:
@@ -147,6 +131,7 @@ class HandlerAnswering final : public Answering {
   }
 
   HandlerPool& pool_;
+  ModelMetrics& metrics_;
   const std::chrono::steady_clock::time_point started_;
   std::uint64_t id_ = 0;
   std::deque<HandlerEvent> events_;
@@ -163,12 +148,10 @@ HandlerRequest ToHandlerRequest(ServiceRequest request) {
   HandlerRequest made;
   for (const auto& [name, value] : request.headers) made.properties.emplace_back(name, value);
   if (request.Header("x-request-id").empty()) made.properties.emplace_back("x-request-id", request.id);
-  ForEachPair(request.Header(kCustomAttributes), ';', [&](std::string_view name, std::string_view value) {
+  ForEachAttribute(request.Header(kCustomAttributes), [&](std::string_view name, std::string_view value) {
     made.properties.emplace_back(Trim(name), Trim(value));
   });
-  ForEachPair(request.query, '&', [&](std::string_view name, std::string_view value) {
-    made.content.emplace_back(Unescape(name), Unescape(value));
-  });
+  made.content = ParseQuery(request.query);
   if (!request.body.empty()) made.content.emplace_back("data", std::move(request.body));
   return made;
 }
@@ -192,8 +175,9 @@ HttpAnswer ToHttpAnswer(const HandlerHead& head) {
   return answer;
 }
 
-HandlerService::HandlerService(HandlerPool& pool, std::string name, std::chrono::milliseconds request_timeout)
-    : pool_(pool), name_(std::move(name)), request_timeout_(request_timeout) {}
+HandlerService::HandlerService(boost::asio::io_context& io, HandlerOptions options,
+                               std::chrono::milliseconds request_timeout, ModelMetrics& metrics)
+    : pool_(io, std::move(options)), request_timeout_(request_timeout), metrics_(metrics) {}
 
 ServiceHealth HandlerService::health() const {
   using State = HandlerPool::State;
@@ -213,34 +197,65 @@ ServiceHealth HandlerService::health() const {
   return health;
 }
 
-Result<HttpAnswer> HandlerService::ListModels() const {
+std::optional<ModelInfo> HandlerService::info() const {
+  if (!pool_.was_ready()) return std::nullopt;
   ModelInfo model;
-  model.name = name_;
-  return bloomery::ListModels(model, UnixTime());
+  model.name = pool_.options().launch.name;
+  return model;
 }
 
-void HandlerService::SetMetrics(Metrics& metrics) const {
+void HandlerService::SetMetrics() const {
   EngineStats stats;
   stats.queued_requests = static_cast<decltype(stats.queued_requests)>(pool_.queued());
-  metrics.SetLoad(stats, pool_.in_flight(), pool_.restarts(), pool_.state() == HandlerPool::State::kReady);
-  metrics.SetHandlerWorkers(pool_.workers());
+  metrics_.SetLoad(stats, pool_.in_flight(), pool_.restarts(), pool_.state() == HandlerPool::State::kReady);
+  metrics_.SetHandlerWorkers(pool_.workers());
 }
 
 Result<std::unique_ptr<Answering>> HandlerService::Begin(ServiceRequest request, std::function<void()> wake) {
-  if (request.route.kind == RouteKind::kPredictions) {
-    if (request.route.rest != name_)
-      return Fail(ErrorCode::kNotFound, "model \"{}\" is not here", request.route.rest);
-  } else if (request.route.kind != RouteKind::kInvocations) {
+  const RouteKind kind = request.route.kind;
+  if (kind != RouteKind::kPredictions && kind != RouteKind::kInvocations && kind != RouteKind::kModelInvoke)
     return Fail(ErrorCode::kNotFound, "this model is a model.py: it answers /invocations and /predictions/{}",
-                name_);
-  }
+                pool_.options().launch.name);
   const ServiceHealth now = health();
   // Workers that are being restarted have a queue; one that never came up, or never will, has none.
   if (now.state == ServiceState::kLoading || now.state == ServiceState::kFailed)
     return std::unexpected(NotReady(now));
   HandlerRequest made = ToHandlerRequest(std::move(request));
   made.deadline_ms = request_timeout_.count();
-  return std::make_unique<HandlerAnswering>(pool_, std::move(made), std::move(wake));
+  return std::make_unique<HandlerAnswering>(pool_, metrics_, std::move(made), std::move(wake));
+}
+
+void HandlerService::Describe(ModelReport& report) const {
+  const HandlerOptions& options = pool_.options();
+  report.batch_size = options.batch_size;
+  report.max_batch_delay_ms = options.max_batch_delay.count();
+  report.max_idle_time_s = std::chrono::duration_cast<std::chrono::seconds>(options.max_idle_time).count();
+  report.queue_size = static_cast<std::size_t>(options.job_queue_size);
+  report.queued = pool_.queued();
+  report.min_workers = options.min_workers;
+  report.max_workers = options.max_workers;
+  for (const HandlerPool::WorkerStatus& worker : pool_.worker_statuses())
+    report.workers.push_back({worker.pid, worker.serves});
+}
+
+Status HandlerService::Tune(const ModelTuning& tuning) {
+  const HandlerOptions& now = pool_.options();
+  const int min_workers = tuning.min_workers.value_or(now.min_workers);
+  const int max_workers = tuning.max_workers.value_or(std::max(now.max_workers, min_workers));
+  if (max_workers < min_workers)
+    return Fail(ErrorCode::kInvalidArgument, "max_worker {} is less than min_worker, which is {}",
+                max_workers, min_workers);
+  const auto milliseconds = [](const std::optional<int>& given, int unit,
+                               std::chrono::milliseconds otherwise) {
+    return given ? std::chrono::milliseconds(std::int64_t{*given} * unit) : otherwise;
+  };
+  pool_.Tune({.batch_size = tuning.batch_size.value_or(now.batch_size),
+              .max_batch_delay = milliseconds(tuning.max_batch_delay_ms, 1, now.max_batch_delay),
+              .min_workers = min_workers,
+              .max_workers = max_workers,
+              .max_idle_time = milliseconds(tuning.max_idle_time_s, 1000, now.max_idle_time),
+              .job_queue_size = tuning.job_queue_size.value_or(now.job_queue_size)});
+  return {};
 }
 
 }  // namespace bloomery

@@ -11,21 +11,27 @@
 
 namespace bloomery {
 
-// The pool must outlive it.
-class HandlerService final : public Service {
+class HandlerService final : public ModelService {
  public:
-  // `request_timeout`: what a request may wait for its turn; 0: the pool's own limit.
-  HandlerService(HandlerPool& pool, std::string name, std::chrono::milliseconds request_timeout);
+  // `request_timeout`: what a request may wait for its turn; 0: the pool's own limit. `metrics` must outlive
+  // it.
+  HandlerService(boost::asio::io_context& io, HandlerOptions options,
+                 std::chrono::milliseconds request_timeout, ModelMetrics& metrics);
 
+  void Start() override { pool_.Start(); }
+  void Stop() override { pool_.Stop(); }
+  bool Gone() override { return true; }  // Stop waits for its processes
   ServiceHealth health() const override;
   Result<std::unique_ptr<Answering>> Begin(ServiceRequest request, std::function<void()> wake) override;
-  Result<HttpAnswer> ListModels() const override;
-  void SetMetrics(Metrics& metrics) const override;
+  std::optional<ModelInfo> info() const override;
+  void SetMetrics() const override;
+  void Describe(ModelReport& report) const override;
+  Status Tune(const ModelTuning& tuning) override;
 
  private:
-  HandlerPool& pool_;
-  const std::string name_;
+  HandlerPool pool_;
   const std::chrono::milliseconds request_timeout_;
+  ModelMetrics& metrics_;
 };
 
 // Exposed for its tests.

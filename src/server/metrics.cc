@@ -11,18 +11,18 @@ const prometheus::Histogram::BucketBoundaries kSeconds = {
 const prometheus::Histogram::BucketBoundaries kTokens = {1,   2,   5,    10,   20,   50,    100,
                                                          200, 500, 1000, 2000, 5000, 10000, 20000};
 
+prometheus::Labels LabelsOf(const std::string& model, const std::string& version) {
+  prometheus::Labels labels = {{"model", model}};
+  if (!version.empty()) labels["version"] = version;
+  return labels;
+}
+
 }  // namespace
 
-Metrics::Metrics()
-    : responses_(prometheus::BuildCounter()
-                     .Name("bloomery_responses_total")
-                     .Help("HTTP responses by class and status")
-                     .Register(registry_)),
-      cancelled_(prometheus::BuildCounter()
-                     .Name("bloomery_requests_cancelled_total")
-                     .Help("Requests whose client left before the end")
-                     .Register(registry_)
-                     .Add({})),
+ModelMetrics::ModelMetrics(prometheus::Registry& registry, const std::string& model,
+                           const std::string& version)
+    : registry_(registry),
+      labels_(LabelsOf(model, version)),
       queue_(Latency("bloomery_queue_time_seconds", "From arrival to the first computed step")),
       first_token_(Latency("bloomery_time_to_first_token_seconds", "From arrival to the first token")),
       per_token_(Latency("bloomery_time_per_output_token_seconds",
@@ -44,24 +44,48 @@ Metrics::Metrics()
       handler_workers_(AddGauge("bloomery_handler_workers", "Processes of a model.py")),
       ready_(AddGauge("bloomery_ready", "1 while requests are served")) {}
 
-prometheus::Histogram& Metrics::Latency(const char* name, const char* help) {
-  return prometheus::BuildHistogram().Name(name).Help(help).Register(registry_).Add({}, kSeconds);
+ModelMetrics::~ModelMetrics() {
+  for (const auto& remove : removals_) remove();
 }
 
-prometheus::Histogram& Metrics::Tokens(const char* name, const char* help) {
-  return prometheus::BuildHistogram().Name(name).Help(help).Register(registry_).Add({}, kTokens);
+template <typename Metric, typename Builder, typename... Args>
+Metric& ModelMetrics::Add(Builder builder, const char* name, const char* help, Args&&... args) {
+  // One family of a name: the registry gives back the one that is there.
+  auto& family = builder.Name(name).Help(help).Register(registry_);
+  Metric& metric = family.Add(labels_, std::forward<Args>(args)...);
+  removals_.emplace_back([&family, &metric] { family.Remove(&metric); });
+  return metric;
 }
 
-prometheus::Gauge& Metrics::AddGauge(const char* name, const char* help) {
-  return prometheus::BuildGauge().Name(name).Help(help).Register(registry_).Add({});
+prometheus::Histogram& ModelMetrics::Latency(const char* name, const char* help) {
+  return Add<prometheus::Histogram>(prometheus::BuildHistogram(), name, help, kSeconds);
 }
+
+prometheus::Histogram& ModelMetrics::Tokens(const char* name, const char* help) {
+  return Add<prometheus::Histogram>(prometheus::BuildHistogram(), name, help, kTokens);
+}
+
+prometheus::Gauge& ModelMetrics::AddGauge(const char* name, const char* help) {
+  return Add<prometheus::Gauge>(prometheus::BuildGauge(), name, help);
+}
+
+Metrics::Metrics()
+    : responses_(prometheus::BuildCounter()
+                     .Name("bloomery_responses_total")
+                     .Help("HTTP responses by class and status")
+                     .Register(registry_)),
+      cancelled_(prometheus::BuildCounter()
+                     .Name("bloomery_requests_cancelled_total")
+                     .Help("Requests whose client left before the end")
+                     .Register(registry_)
+                     .Add({})) {}
 
 void Metrics::CountResponse(int status) {
   responses_.Add({{"class", std::to_string(status / 100) + "XX"}, {"status", std::to_string(status)}})
       .Increment();
 }
 
-void Metrics::ObserveRequest(const DoneEvent& done) {
+void ModelMetrics::ObserveRequest(const DoneEvent& done) {
   constexpr double kMsPerSecond = 1000;
   queue_.Observe(done.queue_ms / kMsPerSecond);
   first_token_.Observe(done.first_token_ms / kMsPerSecond);
@@ -74,8 +98,8 @@ void Metrics::ObserveRequest(const DoneEvent& done) {
   generated_tokens_.Observe(static_cast<double>(done.generated_tokens));
 }
 
-void Metrics::SetLoad(const EngineStats& stats, std::size_t open_requests, std::int64_t engine_restarts,
-                      bool ready) {
+void ModelMetrics::SetLoad(const EngineStats& stats, std::size_t open_requests, std::int64_t engine_restarts,
+                           bool ready) {
   requests_open_.Set(static_cast<double>(open_requests));
   requests_queued_.Set(static_cast<double>(stats.queued_requests));
   sequences_running_.Set(static_cast<double>(stats.running_sequences));

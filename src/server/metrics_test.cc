@@ -9,7 +9,7 @@
 namespace bloomery {
 namespace {
 
-// The page as sample → value: "bloomery_ready" → 1, "bloomery_queue_time_seconds_bucket{le=\"0.1\"}" → 0.
+// The page as sample → value: "bloomery_ready{model=\"m\"}" → 1.
 std::map<std::string, double> Samples(const Metrics& metrics) {
   std::map<std::string, double> samples;
   std::istringstream page(metrics.Serialize());
@@ -30,17 +30,23 @@ double Value(const Metrics& metrics, const std::string& name) {
   return -1;
 }
 
-// A bucket of a histogram: how many observations were at most `bound`.
+// A sample of the model "m" that must be there.
+double ModelValue(const Metrics& metrics, const std::string& name) {
+  return Value(metrics, name + "{model=\"m\"}");
+}
+
+// A bucket of a histogram of the model "m": how many observations were at most `bound`.
 double AtMost(const Metrics& metrics, const std::string& name, const std::string& bound) {
-  return Value(metrics, name + "_bucket{le=\"" + bound + "\"}");
+  return Value(metrics, name + "_bucket{model=\"m\",le=\"" + bound + "\"}");
 }
 
 TEST(Metrics, EverythingIsThereFromTheStart) {
-  const Metrics metrics;
+  Metrics metrics;
+  const auto model = metrics.AddModel("m");
   for (const char* histogram : {"bloomery_queue_time_seconds", "bloomery_time_to_first_token_seconds",
                                 "bloomery_time_per_output_token_seconds", "bloomery_request_latency_seconds",
                                 "bloomery_prompt_tokens", "bloomery_generated_tokens"}) {
-    EXPECT_EQ(Value(metrics, std::string(histogram) + "_count"), 0) << histogram;
+    EXPECT_EQ(ModelValue(metrics, std::string(histogram) + "_count"), 0) << histogram;
     EXPECT_EQ(AtMost(metrics, histogram, "+Inf"), 0) << histogram;
     EXPECT_THAT(metrics.Serialize(), testing::HasSubstr(std::string("# TYPE ") + histogram + " histogram"));
   }
@@ -49,7 +55,7 @@ TEST(Metrics, EverythingIsThereFromTheStart) {
         "bloomery_kv_tokens_used", "bloomery_kv_tokens_total", "bloomery_engine_restarts", "bloomery_ready",
         "bloomery_preemptions", "bloomery_prefix_cache_hit_tokens", "bloomery_draft_tokens",
         "bloomery_draft_tokens_accepted"}) {
-    EXPECT_EQ(Value(metrics, gauge), 0) << gauge;
+    EXPECT_EQ(ModelValue(metrics, gauge), 0) << gauge;
     EXPECT_THAT(metrics.Serialize(), testing::HasSubstr(std::string("# TYPE ") + gauge + " gauge"));
   }
   EXPECT_EQ(Value(metrics, "bloomery_requests_cancelled_total"), 0);
@@ -57,15 +63,16 @@ TEST(Metrics, EverythingIsThereFromTheStart) {
 
 TEST(Metrics, ARequestsTimesAreSecondsInTheRightHistogram) {
   Metrics metrics;
-  metrics.ObserveRequest(
+  const auto model = metrics.AddModel("m");
+  model->ObserveRequest(
       {.prompt_tokens = 30, .generated_tokens = 5, .queue_ms = 15, .first_token_ms = 250, .total_ms = 1250});
-  EXPECT_DOUBLE_EQ(Value(metrics, "bloomery_queue_time_seconds_sum"), 0.015);
-  EXPECT_DOUBLE_EQ(Value(metrics, "bloomery_time_to_first_token_seconds_sum"), 0.25);
-  EXPECT_DOUBLE_EQ(Value(metrics, "bloomery_request_latency_seconds_sum"), 1.25);
-  EXPECT_DOUBLE_EQ(Value(metrics, "bloomery_time_per_output_token_seconds_sum"), 0.25)
+  EXPECT_DOUBLE_EQ(ModelValue(metrics, "bloomery_queue_time_seconds_sum"), 0.015);
+  EXPECT_DOUBLE_EQ(ModelValue(metrics, "bloomery_time_to_first_token_seconds_sum"), 0.25);
+  EXPECT_DOUBLE_EQ(ModelValue(metrics, "bloomery_request_latency_seconds_sum"), 1.25);
+  EXPECT_DOUBLE_EQ(ModelValue(metrics, "bloomery_time_per_output_token_seconds_sum"), 0.25)
       << "a second for the four tokens after the first";
-  EXPECT_EQ(Value(metrics, "bloomery_prompt_tokens_sum"), 30);
-  EXPECT_EQ(Value(metrics, "bloomery_generated_tokens_sum"), 5);
+  EXPECT_EQ(ModelValue(metrics, "bloomery_prompt_tokens_sum"), 30);
+  EXPECT_EQ(ModelValue(metrics, "bloomery_generated_tokens_sum"), 5);
   EXPECT_EQ(AtMost(metrics, "bloomery_queue_time_seconds", "0.01"), 0);
   EXPECT_EQ(AtMost(metrics, "bloomery_queue_time_seconds", "0.02"), 1);
   EXPECT_EQ(AtMost(metrics, "bloomery_request_latency_seconds", "1"), 0);
@@ -76,17 +83,19 @@ TEST(Metrics, ARequestsTimesAreSecondsInTheRightHistogram) {
 
 TEST(Metrics, OneTokenHasNoTimeBetweenTokens) {
   Metrics metrics;
-  metrics.ObserveRequest({.generated_tokens = 1, .first_token_ms = 5, .total_ms = 6});
-  metrics.ObserveRequest({.generated_tokens = 0, .total_ms = 6});
-  EXPECT_EQ(Value(metrics, "bloomery_time_per_output_token_seconds_count"), 0);
-  EXPECT_EQ(Value(metrics, "bloomery_request_latency_seconds_count"), 2);
-  EXPECT_EQ(Value(metrics, "bloomery_generated_tokens_count"), 2);
+  const auto model = metrics.AddModel("m");
+  model->ObserveRequest({.generated_tokens = 1, .first_token_ms = 5, .total_ms = 6});
+  model->ObserveRequest({.generated_tokens = 0, .total_ms = 6});
+  EXPECT_EQ(ModelValue(metrics, "bloomery_time_per_output_token_seconds_count"), 0);
+  EXPECT_EQ(ModelValue(metrics, "bloomery_request_latency_seconds_count"), 2);
+  EXPECT_EQ(ModelValue(metrics, "bloomery_generated_tokens_count"), 2);
 }
 
 // Hours of a large model and long prompts are within the buckets, or the highest percentiles say nothing.
 TEST(Metrics, BucketsReachFarEnough) {
   Metrics metrics;
-  metrics.ObserveRequest({.prompt_tokens = 20'000, .generated_tokens = 2, .total_ms = 500'000});
+  const auto model = metrics.AddModel("m");
+  model->ObserveRequest({.prompt_tokens = 20'000, .generated_tokens = 2, .total_ms = 500'000});
   EXPECT_EQ(AtMost(metrics, "bloomery_request_latency_seconds", "500"), 1);
   EXPECT_EQ(AtMost(metrics, "bloomery_request_latency_seconds", "200"), 0);
   EXPECT_EQ(AtMost(metrics, "bloomery_prompt_tokens", "20000"), 1);
@@ -105,20 +114,36 @@ TEST(Metrics, ResponsesByClassAndStatus) {
 
 TEST(Metrics, LoadIsTheLastOneSet) {
   Metrics metrics;
-  metrics.SetLoad({.queued_requests = 9, .running_sequences = 9, .kv_tokens_used = 9, .kv_tokens_total = 9},
-                  9, 0, false);
-  metrics.SetLoad({.queued_requests = 2, .running_sequences = 3, .kv_tokens_used = 40, .kv_tokens_total = 50},
-                  6, 1, true);
-  EXPECT_EQ(Value(metrics, "bloomery_requests_open"), 6);
-  EXPECT_EQ(Value(metrics, "bloomery_requests_queued"), 2);
-  EXPECT_EQ(Value(metrics, "bloomery_sequences_running"), 3);
-  EXPECT_EQ(Value(metrics, "bloomery_kv_tokens_used"), 40);
-  EXPECT_EQ(Value(metrics, "bloomery_kv_tokens_total"), 50);
-  EXPECT_EQ(Value(metrics, "bloomery_engine_restarts"), 1);
-  EXPECT_EQ(Value(metrics, "bloomery_ready"), 1);
-  metrics.SetLoad({}, 0, 1, false);
-  EXPECT_EQ(Value(metrics, "bloomery_ready"), 0);
-  EXPECT_EQ(Value(metrics, "bloomery_requests_open"), 0);
+  const auto model = metrics.AddModel("m");
+  model->SetLoad({.queued_requests = 9, .running_sequences = 9, .kv_tokens_used = 9, .kv_tokens_total = 9}, 9,
+                 0, false);
+  model->SetLoad({.queued_requests = 2, .running_sequences = 3, .kv_tokens_used = 40, .kv_tokens_total = 50},
+                 6, 1, true);
+  EXPECT_EQ(ModelValue(metrics, "bloomery_requests_open"), 6);
+  EXPECT_EQ(ModelValue(metrics, "bloomery_requests_queued"), 2);
+  EXPECT_EQ(ModelValue(metrics, "bloomery_sequences_running"), 3);
+  EXPECT_EQ(ModelValue(metrics, "bloomery_kv_tokens_used"), 40);
+  EXPECT_EQ(ModelValue(metrics, "bloomery_kv_tokens_total"), 50);
+  EXPECT_EQ(ModelValue(metrics, "bloomery_engine_restarts"), 1);
+  EXPECT_EQ(ModelValue(metrics, "bloomery_ready"), 1);
+  model->SetLoad({}, 0, 1, false);
+  EXPECT_EQ(ModelValue(metrics, "bloomery_ready"), 0);
+  EXPECT_EQ(ModelValue(metrics, "bloomery_requests_open"), 0);
+}
+
+TEST(Metrics, AModelsSamplesLeaveWithIt) {
+  Metrics metrics;
+  const auto stays = metrics.AddModel("m");
+  auto leaves = metrics.AddModel("other");
+  const auto versioned = metrics.AddModel("m", "2");
+  leaves->SetLoad({}, 3, 0, true);
+  stays->SetLoad({}, 4, 0, true);
+  EXPECT_EQ(Value(metrics, "bloomery_requests_open{model=\"other\"}"), 3);
+  EXPECT_EQ(Value(metrics, "bloomery_requests_open{model=\"m\",version=\"2\"}"), 0);
+  leaves.reset();
+  EXPECT_THAT(metrics.Serialize(), testing::Not(testing::HasSubstr("other")));
+  EXPECT_EQ(ModelValue(metrics, "bloomery_requests_open"), 4);
+  EXPECT_EQ(Value(metrics, "bloomery_requests_open{model=\"m\",version=\"2\"}"), 0);
 }
 
 }  // namespace

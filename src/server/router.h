@@ -13,6 +13,8 @@ enum class RouteKind : std::uint8_t {
   kModels,
   kInvocations,
   kPredictions,
+  kModelInvoke,  // POST /models/{name}/invoke
+  kManagement,   // /models, /models/{name}: whose methods the host of the models knows
   kCompletions,
   kChatCompletions,
   kGenerate,
@@ -24,8 +26,8 @@ enum class RouteKind : std::uint8_t {
 struct Route {
   RouteKind kind = RouteKind::kUnknown;
   Dialect dialect = Dialect::kSageMaker;
-  std::string_view method = "POST";  // the only one allowed; GET includes HEAD
-  std::string_view rest;             // what follows a prefix route: the model's name
+  std::string_view method = "POST";  // the only one allowed; GET includes HEAD; empty: the service's business
+  std::string_view rest;             // what follows a prefix route: the model's name, or its name and version
 };
 
 // `path` without the query.

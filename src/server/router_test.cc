@@ -16,6 +16,7 @@ TEST(FindRoute, EveryRoute) {
   const Expected routes[] = {
       {"/ping", RouteKind::kPing, Dialect::kSageMaker, "GET"},
       {"/metrics", RouteKind::kMetrics, Dialect::kSageMaker, "GET"},
+      {"/server/metrics", RouteKind::kMetrics, Dialect::kSageMaker, "GET"},
       {"/v1/models", RouteKind::kModels, Dialect::kOpenAi, "GET"},
       {"/invocations", RouteKind::kInvocations, Dialect::kSageMaker, "POST"},
       {"/v1/completions", RouteKind::kCompletions, Dialect::kOpenAi, "POST"},
@@ -42,6 +43,21 @@ TEST(FindRoute, PredictionsNameAModel) {
   EXPECT_EQ(FindRoute("/predictions/").rest, "");
   EXPECT_EQ(FindRoute("/predictions/").kind, RouteKind::kPredictions);
   EXPECT_EQ(FindRoute("/predictions/a/b").rest, "a/b");
+}
+
+TEST(FindRoute, ModelsAreManagedAndInvoked) {
+  for (const char* path : {"/models", "/models/"}) {
+    EXPECT_EQ(FindRoute(path).kind, RouteKind::kManagement);
+    EXPECT_EQ(FindRoute(path).rest, "");
+    EXPECT_EQ(FindRoute(path).method, "") << "several";
+  }
+  EXPECT_EQ(FindRoute("/models/a/v1").kind, RouteKind::kManagement);
+  EXPECT_EQ(FindRoute("/models/a/v1").rest, "a/v1");
+  const Route invoke = FindRoute("/models/a/invoke");
+  EXPECT_EQ(invoke.kind, RouteKind::kModelInvoke);
+  EXPECT_EQ(invoke.rest, "a");
+  EXPECT_EQ(invoke.method, "POST");
+  EXPECT_EQ(FindRoute("/models/invoke").kind, RouteKind::kManagement) << "a model of that name";
 }
 
 TEST(FindRoute, OthersAreUnknown) {

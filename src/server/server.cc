@@ -10,11 +10,12 @@ namespace bloomery {
 namespace asio = boost::asio;
 using asio::ip::tcp;
 
-Server::Server(asio::io_context& io, Service& service, ServerOptions options)
+Server::Server(asio::io_context& io, Service& service, Metrics& metrics, ServerOptions options)
     : io_(io),
       service_(service),
       options_(std::move(options)),
       keys_(options_.api_keys),
+      metrics_(metrics),
       acceptor_(io),
       drain_timer_(io),
       run_id_(static_cast<std::uint64_t>(std::chrono::system_clock::now().time_since_epoch().count())) {}

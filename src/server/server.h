@@ -16,10 +16,10 @@
 
 namespace bloomery {
 
-// Everything runs on the io_context's one thread. The service and the io_context must outlive the server.
+// Everything runs on the io_context's one thread. All but the options must outlive the server.
 class Server {
  public:
-  Server(boost::asio::io_context& io, Service& service, ServerOptions options);
+  Server(boost::asio::io_context& io, Service& service, Metrics& metrics, ServerOptions options);
 
   // Binds and starts to accept; the port that was bound.
   Result<std::uint16_t> Start();
@@ -48,7 +48,7 @@ class Server {
   Service& service_;
   const ServerOptions options_;
   const ApiKeys keys_;
-  Metrics metrics_;
+  Metrics& metrics_;
   boost::asio::ip::tcp::acceptor acceptor_;
   boost::asio::steady_timer drain_timer_;
   std::function<void()> drained_;

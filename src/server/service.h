@@ -1,16 +1,19 @@
-// What the server answers requests for the model with: an engine through its dialects (EngineService), or a
-// model.py (HandlerService). Left out: HTTP itself, which is connection.cc's.
+// What the server answers requests with. A model's own service is an engine through its dialects
+// (EngineService) or a model.py (HandlerService); the host of all models (ModelHost) picks the one that is
+// meant. Left out: HTTP itself, which is connection.cc's.
 #pragma once
 
 #include <cstdint>
 #include <functional>
 #include <memory>
+#include <optional>
 #include <string>
 #include <string_view>
 #include <utility>
 #include <vector>
 
 #include "api/exchange.h"
+#include "api/management.h"
 #include "base/result.h"
 #include "server/metrics.h"
 #include "server/router.h"
@@ -19,6 +22,7 @@ namespace bloomery {
 
 struct ServiceRequest {
   Route route;
+  std::string_view method;
   std::string_view path;                                               // without the query
   std::string_view query;                                              // after the '?', as sent
   std::vector<std::pair<std::string_view, std::string_view>> headers;  // in order, as sent
@@ -52,7 +56,7 @@ class Answering {
   virtual HttpAnswer Answer() = 0;
 
   // Called at the end, also when the client has left.
-  virtual void Observe(Metrics& metrics) const = 0;
+  virtual void Observe() const {}
   // For the log: " 12 prompt tokens 34 generated".
   virtual std::string Figures() const { return {}; }
 };
@@ -63,6 +67,7 @@ struct ServiceHealth {
   ServiceState state = ServiceState::kLoading;
   double progress = 0;
   std::string detail;
+  ErrorCode failure = ErrorCode::kInternal;  // why it is kFailed
 };
 
 // Used by the server's io thread only.
@@ -75,7 +80,30 @@ class Service {
   virtual Result<std::unique_ptr<Answering>> Begin(ServiceRequest request, std::function<void()> wake) = 0;
   // The models that /v1/models lists; kUnavailable before there is one.
   virtual Result<HttpAnswer> ListModels() const = 0;
-  virtual void SetMetrics(Metrics& metrics) const = 0;
+  // Brings gauges up to date.
+  virtual void SetMetrics() const = 0;
+};
+
+// One model and the processes that compute it, which end with it.
+class ModelService {
+ public:
+  virtual ~ModelService() = default;
+
+  virtual void Start() = 0;
+  // Fails what is unfinished.
+  virtual void Stop() = 0;
+  // After Stop: its processes are no more, and their memory is free.
+  virtual bool Gone() = 0;
+
+  virtual ServiceHealth health() const = 0;
+  virtual Result<std::unique_ptr<Answering>> Begin(ServiceRequest request, std::function<void()> wake) = 0;
+  // Absent before it is loaded.
+  virtual std::optional<ModelInfo> info() const = 0;
+  virtual void SetMetrics() const = 0;
+
+  // Fills in what it knows: numbers, queue, workers.
+  virtual void Describe(ModelReport& report) const = 0;
+  virtual Status Tune(const ModelTuning& tuning) = 0;
 };
 
 // What to say to a request that comes too early, or too late.

@@ -12,7 +12,6 @@ using enum SettingType;
 constexpr std::string_view kOneEngine =
     "One engine with every core computes all requests together; a second copy would take its memory and "
     "bandwidth";
-constexpr std::string_view kOneModel = "One server serves one model, and has no routes to load another";
 constexpr std::string_view kNoHandler = "No Python handler runs";
 constexpr std::string_view kNoGpu = "The engine runs on processors";
 constexpr std::string_view kNoJava = "There is no Java";
@@ -137,7 +136,7 @@ constexpr Setting kSettings[] = {
 
     // --- memory ---
     {.name = "required_memory_mb", .scope = kModel, .use = kIgnored, .type = kInteger, .default_value = "0",
-     .for_handlers = true, .help = "MB that must be free to load the model", .effect = "What the weights take is computed and compared with what is free before they load"},
+     .for_handlers = true, .help = "MB that must be free to load the model", .effect = "What the weights and the KV cache take is computed and compared with what is free before they load"},
     {.name = "gpu.required_memory_mb", .scope = kModel, .use = kIgnored, .for_handlers = true, .help = "The same on a GPU", .effect = kNoGpu},
     {.name = "reserved_memory_mb", .scope = kModel, .use = kIgnored, .type = kInteger, .default_value = "500", .server_wide = true,
      .for_handlers = true, .help = "MB to leave free", .effect = "The KV cache takes at most half of what the weights leave (--kv-cache-memory)"},
@@ -190,13 +189,13 @@ constexpr Setting kSettings[] = {
      .help = "Where to listen", .effect = "--host and --port; https is refused: put a proxy in front"},
     {.name = "SAGEMAKER_BIND_TO_PORT", .scope = kEnvironment, .use = kHonoured, .type = kInteger, .minimum = 1, .maximum = 65535, .flag = "--port",
      .help = "The port that SageMaker talks to; wins over inference_address"},
-    {.name = "management_address", .scope = kServer, .use = kIgnored, .type = kAddress, .default_value = "http://127.0.0.1:8080", .help = "Where to listen for model management", .effect = kOneModel},
+    {.name = "management_address", .scope = kServer, .use = kIgnored, .type = kAddress, .default_value = "http://127.0.0.1:8080", .help = "Where to listen for model management", .effect = "Models are managed at the address where requests are answered, where --management allows it"},
     {.name = "cluster_address", .scope = kServer, .use = kIgnored, .help = "Where to listen for other hosts", .effect = "Open MPI connects the hosts (--hostfile)"},
     {.name = "model_store", .scope = kServer, .use = kHonoured, .default_value = "/opt/ml/model, if there", .help = "The directory to serve, where none is named"},
-    {.name = "load_models", .scope = kServer, .use = kMapped, .default_value = "ALL", .flag = "--model-name", .help = "What to load: ALL, or name:version:engine=path", .effect = "--model-name; its path is the directory's business; several, URLs, and NONE are refused"},
+    {.name = "load_models", .scope = kServer, .use = kMapped, .default_value = "ALL", .flag = "--model-name", .help = "What to load: ALL, NONE, or name:version:engine=path, several with commas between them", .effect = "One: --model-name, and its path is the directory's business. Several, or none, are loaded as they are named; ALL takes each directory and archive of a store that holds nothing else"},
     {.name = "wait_model_loading", .scope = kServer, .use = kIgnored, .type = kBoolean, .default_value = "true", .help = "Whether to listen only once models are loaded", .effect = "The port is bound from the start, and /ping answers 503 until the model is ready"},
-    {.name = "allow_multi_status", .scope = kServer, .use = kIgnored, .type = kBoolean, .default_value = "false", .help = "Whether /ping may answer 207", .effect = "One model has one status"},
-    {.name = "model_url_pattern", .scope = kServer, .use = kIgnored, .help = "Which URLs models may be loaded from", .effect = kOneModel},
+    {.name = "allow_multi_status", .scope = kServer, .use = kIgnored, .type = kBoolean, .default_value = "false", .help = "Whether /ping may answer 207", .effect = "The models that the server starts with have one status together"},
+    {.name = "model_url_pattern", .scope = kServer, .use = kHonoured, .help = "Regular expression that the URL of a model which is loaded by request must match as a whole"},
     {.name = "max_request_size", .scope = kServer, .use = kHonoured, .type = kInteger, .minimum = 1, .maximum = INT64_C(1) << 40, .default_value = "67108864", .flag = "--max-body-size", .overriding = "SAGEMAKER_MAX_REQUEST_SIZE SAGEMAKER_MAX_PAYLOAD_IN_MB",
      .help = "Largest request body in bytes; SAGEMAKER_MAX_PAYLOAD_IN_MB in MiB"},
     {.name = "request_id_header_key", .scope = kServer, .use = kHonoured, .default_value = "x-request-id", .help = "The request header that holds a request's id"},
@@ -218,7 +217,7 @@ constexpr Setting kSettings[] = {
     {.name = "plugin_folder", .scope = kServer, .use = kIgnored, .help = "Java plugins", .effect = kNoJava},
 
     // --- SageMaker ---
-    {.name = "SAGEMAKER_MULTI_MODEL", .scope = kEnvironment, .use = kRefused, .type = kBoolean, .default_value = "false", .help = "Many models behind one endpoint", .effect = "One server serves one model"},
+    {.name = "SAGEMAKER_MULTI_MODEL", .scope = kEnvironment, .use = kMapped, .type = kBoolean, .default_value = "false", .help = "Many models behind one endpoint", .effect = "The server starts without a model, and POST /models loads one: --management on"},
     {.name = "SAGEMAKER_SAFE_PORT_RANGE", .scope = kEnvironment, .use = kIgnored, .help = "Ports for further listeners", .effect = "One port serves all"},
     {.name = "SAGEMAKER_DEFAULT_INVOCATIONS_ACCEPT", .scope = kEnvironment, .use = kIgnored, .help = "Accept where a request has none", .effect = "Answers are JSON, or a stream where one is asked for"},
     {.name = "SAGEMAKER_CONTAINER_LOG_LEVEL", .scope = kEnvironment, .use = kIgnored, .help = "Python's level of logging", .effect = "--log-level says what is logged"},

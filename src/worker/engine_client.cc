@@ -90,6 +90,12 @@ void EngineClient::Stop() {
   FailAll(ErrorCode::kUnavailable, status_text_);
 }
 
+bool EngineClient::Gone() {
+  if (pid_ > 0 && ::waitpid(pid_, nullptr, WNOHANG) != 0) pid_ = -1;
+  if (pid_ < 0) scratch_.reset();
+  return pid_ < 0;
+}
+
 void EngineClient::CloseSockets() {
   boost::system::error_code ignored;
   socket_.close(ignored);
@@ -213,6 +219,7 @@ void EngineClient::OnMessage(WorkerMessage message) {
     Resubmit();
   } else if (const auto* failed = std::get_if<LoadFailedMessage>(&message)) {
     load_failed_ = true;
+    failure_ = failed->error.code;
     status_text_ = failed->error.message;
   }
 }

@@ -60,9 +60,12 @@ class EngineClient {
   void Start();
   // Ends the process and fails what is unfinished.
   void Stop();
+  // After Stop: the process is no more.
+  bool Gone();
 
   State state() const { return state_; }
   const std::string& status_text() const { return status_text_; }  // progress, or why it failed
+  ErrorCode failure() const { return failure_; }                   // of kFailed
   double progress() const { return progress_; }
   const std::optional<ModelInfo>& info() const { return info_; }  // of the last process that was ready
   const EngineStats& stats() const { return stats_; }
@@ -130,6 +133,7 @@ class EngineClient {
   std::string status_text_ = "starting";
   double progress_ = 0;
   bool load_failed_ = false;
+  ErrorCode failure_ = ErrorCode::kInternal;
   int failed_starts_ = 0;
   std::chrono::milliseconds backoff_{0};
   std::int64_t restarts_ = 0;

@@ -33,11 +33,34 @@ HandlerPool::~HandlerPool() {
 }
 
 void HandlerPool::Start() {
-  for (int i = 0; i < options_.min_workers && !failed_; ++i) {
-    Worker& worker = workers_.emplace_back(io_);
-    worker.backoff = options_.first_backoff;
-    StartWorker(worker);
+  while (workers_.size() < static_cast<std::size_t>(options_.min_workers) && !failed_) AddWorker();
+}
+
+void HandlerPool::AddWorker() {
+  Worker& worker = workers_.emplace_back(io_);
+  worker.backoff = options_.first_backoff;
+  StartWorker(worker);
+}
+
+void HandlerPool::Tune(const Tuning& tuning) {
+  options_.batch_size = tuning.batch_size;
+  options_.max_batch_delay = tuning.max_batch_delay;
+  options_.min_workers = tuning.min_workers;
+  options_.max_workers = tuning.max_workers;
+  options_.max_idle_time = tuning.max_idle_time;
+  options_.job_queue_size = tuning.job_queue_size;
+  if (failed_ || stopped_) return;
+  for (Worker& worker : workers_) {
+    if (Staying() <= options_.max_workers) break;
+    if (worker.phase != Phase::kIdle) continue;  // one that is at work ends when it is idle for long
+    worker.phase = Phase::kEnding;
+    worker.timer.cancel();
+    worker.process->End();
   }
+  for (Worker& worker : workers_) {
+    if (worker.phase == Phase::kIdle) BecomeIdle(worker);  // how long it may be has changed
+  }
+  Start();
 }
 
 void HandlerPool::Stop() {
@@ -71,12 +94,13 @@ int HandlerPool::Staying() const {
                                         [](const Worker& worker) { return worker.phase != Phase::kEnding; }));
 }
 
-std::vector<pid_t> HandlerPool::pids() const {
-  std::vector<pid_t> pids;
+std::vector<HandlerPool::WorkerStatus> HandlerPool::worker_statuses() const {
+  std::vector<WorkerStatus> statuses;
   for (const Worker& worker : workers_) {
-    if (worker.process && worker.process->pid() > 0) pids.push_back(worker.process->pid());
+    if (!worker.process || worker.process->pid() <= 0) continue;
+    statuses.push_back({worker.process->pid(), worker.phase == Phase::kIdle || worker.phase == Phase::kBusy});
   }
-  return pids;
+  return statuses;
 }
 
 // --- workers ---
@@ -392,11 +416,9 @@ void HandlerPool::Grow() {
       workers_.size() >= static_cast<std::size_t>(options_.max_workers) ||
       queue_.size() <= 2 * static_cast<std::size_t>(options_.batch_size))
     return;
-  Worker& worker = workers_.emplace_back(io_);
-  worker.backoff = options_.first_backoff;
   spdlog::info("{}: {} requests wait; worker {} of at most {} is started", options_.launch.name,
-               queue_.size(), workers_.size(), options_.max_workers);
-  StartWorker(worker);
+               queue_.size(), workers_.size() + 1, options_.max_workers);
+  AddWorker();
 }
 
 // --- events ---

@@ -73,12 +73,29 @@ class HandlerPool {
 
   State state() const;
   const std::string& status_text() const { return status_text_; }  // what it does, or why it failed
+  const HandlerOptions& options() const { return options_; }
+  // From now on. Where there are too few workers more are started; where there are too many, those end that
+  // have nothing to do.
+  struct Tuning {
+    int batch_size;
+    std::chrono::milliseconds max_batch_delay;
+    int min_workers;
+    int max_workers;
+    std::chrono::milliseconds max_idle_time;
+    int job_queue_size;
+  };
+  void Tune(const Tuning& tuning);
   bool was_ready() const { return was_ready_; }
   std::size_t queued() const { return queue_.size(); }
   std::size_t in_flight() const { return requests_.size(); }
   std::size_t workers() const { return workers_.size(); }
   std::int64_t restarts() const { return restarts_; }
-  std::vector<pid_t> pids() const;
+  struct WorkerStatus {
+    pid_t pid;
+    bool serves;
+  };
+  // Of those that have a process.
+  std::vector<WorkerStatus> worker_statuses() const;
 
   // `sink` gets the request's events on the io thread, from a later turn of the loop on, and is gone after
   // the last. Returns the id to cancel by. A full queue is kOverloaded.
@@ -106,6 +123,7 @@ class HandlerPool {
     std::optional<boost::asio::steady_timer> deadline;
   };
 
+  void AddWorker();
   void StartWorker(Worker& worker);
   void OnMessage(Worker& worker, HandlerMessage message);
   void OnReady(Worker& worker);
@@ -135,7 +153,7 @@ class HandlerPool {
   void GiveUp(const std::string& why);
 
   boost::asio::io_context& io_;
-  const HandlerOptions options_;
+  HandlerOptions options_;
   std::list<Worker> workers_;
   std::deque<std::uint64_t> queue_;
   std::map<std::uint64_t, Pending> requests_;  // queued and being worked on

@@ -170,7 +170,7 @@ TEST_F(HandlerPoolTest, LoadingTakesNoLongerThanItsTimeOut) {
   Start("time.sleep(600)\n");
   RunUntil([&] { return pool_->state() == HandlerPool::State::kFailed; });
   EXPECT_THAT(pool_->status_text(), HasSubstr("not loaded within 0.5 s"));
-  RunUntil([&] { return pool_->pids().empty(); });
+  RunUntil([&] { return pool_->worker_statuses().empty(); });
 }
 
 TEST_F(HandlerPoolTest, DeathsWhileLoadingAreCounted) {
@@ -209,8 +209,8 @@ TEST_F(HandlerPoolTest, KilledInTheMiddleOfAStream) {
   Submit("stream");
   Submit("next");
   RunUntil([&] { return heard_["stream"].pieces.size() >= 3; });
-  ASSERT_EQ(pool_->pids().size(), 1U);
-  ::kill(pool_->pids().front(), SIGKILL);
+  ASSERT_EQ(pool_->worker_statuses().size(), 1U);
+  ::kill(pool_->worker_statuses().front().pid, SIGKILL);
   Finish({"stream", "next"});
   EXPECT_THAT(heard_["stream"].failed, HasSubstr("ended"));
   EXPECT_EQ(heard_["next"].text, "next");
@@ -402,7 +402,7 @@ TEST_F(HandlerPoolTest, StoppingFailsWhatIsUnfinishedAndLeavesNoProcess) {
   Submit("working");
   Submit("queued");
   RunUntil([&] { return pool_->queued() == 1; });
-  const pid_t pid = pool_->pids().front();
+  const pid_t pid = pool_->worker_statuses().front().pid;
   pool_->Stop();
   EXPECT_NE(::kill(pid, 0), 0);
   EXPECT_THAT(heard_["working"].failed, HasSubstr("shutting down"));
