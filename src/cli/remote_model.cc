@@ -6,6 +6,7 @@
 #include <fstream>
 
 #include "base/log.h"
+#include "cli/commands.h"
 #include "cli/session.h"
 #include "storage/archive.h"
 #include "storage/folder_lock.h"
@@ -107,7 +108,7 @@ void EndLine(const LoadProgress& progress) {
 // An interruption is no failure: it says how to go on.
 Status Interrupted(const Error& error) {
   if (error.code != ErrorCode::kCancelled) return std::unexpected(error);
-  fmt::print(stderr, "bloomery: {}\n", error.message);
+  PrintError(error.message);
   throw CLI::RuntimeError(kInterruptedStatus);
 }
 

@@ -92,8 +92,8 @@ HttpAnswer FailureAnswer(const HandlerFailed& failed) {
 
 class HandlerAnswering final : public Answering {
  public:
-  HandlerAnswering(HandlerPool& pool, HandlerRequest request, std::function<void()> wake)
-      : pool_(pool), started_(std::chrono::steady_clock::now()) {
+  HandlerAnswering(HandlerPool& pool, std::string model, HandlerRequest request, std::function<void()> wake)
+      : pool_(pool), model_(std::move(model)), started_(std::chrono::steady_clock::now()) {
     id_ = pool_.Submit(std::move(request), [this, wake = std::move(wake)](HandlerEvent event) {
       events_.push_back(std::move(event));
       wake();
@@ -137,6 +137,7 @@ class HandlerAnswering final : public Answering {
   void Observe(Metrics& metrics) const override {
     if (finished_ && !failure_) metrics.ObserveLatency(std::chrono::steady_clock::now() - started_);
   }
+  json::object LogFields() const override { return {{"model", model_}}; }
 
  private:
   // A stream of lines gets a last one that says why; any other is cut off.
@@ -147,6 +148,7 @@ class HandlerAnswering final : public Answering {
   }
 
   HandlerPool& pool_;
+  const std::string model_;
   const std::chrono::steady_clock::time_point started_;
   std::uint64_t id_ = 0;
   std::deque<HandlerEvent> events_;
@@ -240,7 +242,7 @@ Result<std::unique_ptr<Answering>> HandlerService::Begin(ServiceRequest request,
     return std::unexpected(NotReady(now));
   HandlerRequest made = ToHandlerRequest(std::move(request));
   made.deadline_ms = request_timeout_.count();
-  return std::make_unique<HandlerAnswering>(pool_, std::move(made), std::move(wake));
+  return std::make_unique<HandlerAnswering>(pool_, name_, std::move(made), std::move(wake));
 }
 
 }  // namespace bloomery

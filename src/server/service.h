@@ -53,8 +53,8 @@ class Answering {
 
   // Called at the end, also when the client has left.
   virtual void Observe(Metrics& metrics) const = 0;
-  // For the log: " 12 prompt tokens 34 generated".
-  virtual std::string Figures() const { return {}; }
+  // For the line that the log has of the request: "model", "prompt_tokens".
+  virtual json::object LogFields() const = 0;
 };
 
 enum class ServiceState : std::uint8_t { kLoading, kReady, kRestarting, kFailed };
