@@ -16,10 +16,11 @@ BLOOMERY = os.environ.get("BLOOMERY", str(ROOT / "build/release/bloomery"))
 
 class Server:
     def __init__(self, *arguments):
-        self.process = subprocess.Popen([BLOOMERY, "serve", "--port", "0", *arguments], stderr=subprocess.PIPE, text=True)
+        self.process = subprocess.Popen([BLOOMERY, "serve", "--port", "0", *arguments], stderr=subprocess.PIPE, text=True, errors="surrogateescape")
         self.log = []
         self._port = None
         self._listening = threading.Event()
+        self.log_ended = threading.Event()  # all of it has been read
         threading.Thread(target=self._read_log, daemon=True).start()
         assert self._listening.wait(30), "the server did not say where it listens:\n" + "".join(self.log)
         self.port = self._port
@@ -32,6 +33,7 @@ class Server:
             if found:
                 self._port = int(found.group(1))
                 self._listening.set()
+        self.log_ended.set()
 
     def wait_ready(self, seconds=60):
         deadline = time.monotonic() + seconds
@@ -57,6 +59,15 @@ class Server:
         """The engine process: the server's only child."""
         children = pathlib.Path(f"/proc/{self.process.pid}/task/{self.process.pid}/children").read_text().split()
         return int(children[0]) if children else None
+
+    def json_log(self):
+        """The log so far, of a server with --log-format json: each of its lines must be an object."""
+        events = [json.loads(line) for line in list(self.log)]
+        for event in events:
+            assert re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z", event["time"]), event
+            assert event["level"] in ("trace", "debug", "info", "warning", "error", "critical") and event["pid"] > 0, event
+            assert ("event" in event) or event["message"], event
+        return events
 
     def stop(self, seconds=40):
         """SIGTERM and the exit status."""

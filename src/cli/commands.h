@@ -4,6 +4,8 @@
 
 #include <CLI/CLI.hpp>
 
+#include <string_view>
+
 #include "base/result.h"
 
 namespace bloomery {
@@ -20,7 +22,10 @@ void AddDownload(CLI::App& app);
 void AddUpload(CLI::App& app);
 void AddWorker(CLI::App& app);
 
-// Prints "bloomery: <error>" and leaves with 2 for a caller's mistake, 1 for everything else.
+// Prints the error and leaves with 2 for a caller's mistake, 1 for everything else.
 void ExitOnError(const Status& status);
+
+// On standard error, in the form that the log has.
+void PrintError(std::string_view message);
 
 }  // namespace bloomery

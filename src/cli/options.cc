@@ -6,6 +6,7 @@
 #include <cmath>
 #include <cstdlib>
 
+#include "base/log.h"
 #include "base/system.h"
 #include "kernels/cpu_device.h"
 
@@ -253,6 +254,7 @@ Result<std::filesystem::path> DemoModel() {
 }
 
 LoadProgress TerminalProgress(std::string_view doing) {
+  if (CurrentLogFormat() == LogFormat::kJson) return nullptr;
   if (::isatty(STDERR_FILENO) == 0 && std::getenv(kTerminalVariable) == nullptr) return nullptr;
   return [doing = std::string(doing)](double fraction, std::string_view what) {
     if (fraction >= 1) {

@@ -7,6 +7,7 @@
 #include <optional>
 
 #include "base/log.h"
+#include "cli/commands.h"
 #include "cli/session.h"
 #include "storage/archive.h"
 #include "storage/folder_lock.h"
@@ -108,7 +109,7 @@ void EndLine(const LoadProgress& progress) {
 // An interruption is no failure: it says how to go on.
 Status Interrupted(const Error& error, const LoadProgress& progress) {
   if (error.code != ErrorCode::kCancelled || progress) return std::unexpected(error);
-  fmt::print(stderr, "bloomery: {}\n", error.message);
+  PrintError(error.message);
   throw CLI::RuntimeError(kInterruptedStatus);
 }
 

@@ -185,6 +185,8 @@ void AddServe(CLI::App& app) {
                    "outputs ({\"outputs\": […]})")
       ->check(CLI::IsMember({"pipeline", "outputs"}))
       ->capture_default_str();
+  command->add_flag("--log-prompts", flags->server.log_prompts,
+                    "Log the bodies of requests, prompts included: the first 64 KiB of each");
   command->add_option("--max-body-size", flags->max_body, "Largest request body")->capture_default_str();
   command
       ->add_option("--max-requests", flags->server.max_requests,

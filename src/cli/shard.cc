@@ -115,7 +115,8 @@ Status Shard(const ShardFlags& flags) {
   const Status written =
       WriteShards(spec, flags.model.grid(), source, name, dtype, *device, flags.output, Progress(checkpoint));
   if (!written && written.error().code == ErrorCode::kCancelled) {
-    fmt::print(stderr, "\nbloomery: {}\n", written.error().message);
+    if (const LoadProgress line = TerminalProgress("")) line(1, "");
+    PrintError(written.error().message);
     throw CLI::RuntimeError(kInterruptedStatus);
   }
   RETURN_IF_ERROR(written);

@@ -25,7 +25,7 @@ template <typename Report>
 Result<Report> OrLeave(Result<Report> report) {
   if (const LoadProgress line = TerminalProgress("")) line(1, "");
   if (!report && report.error().code == ErrorCode::kCancelled) {
-    fmt::print(stderr, "bloomery: {}\n", report.error().message);
+    PrintError(report.error().message);
     throw CLI::RuntimeError(kInterruptedStatus);
   }
   return report;

@@ -7,9 +7,10 @@
 #include <algorithm>
 #include <cctype>
 #include <chrono>
+#include <cmath>
 
 #include "api/errors.h"
-#include "base/log.h"
+#include "base/log_event.h"
 #include "base/utf8.h"
 #include "server/router.h"
 #include "server/service.h"
@@ -27,6 +28,7 @@ using Clock = std::chrono::steady_clock;
 constexpr auto kAwait = asio::as_tuple(asio::use_awaitable);
 constexpr std::string_view kServerName = "bloomery";
 constexpr std::size_t kMaxRequestIdBytes = 128;
+constexpr std::size_t kMaxLoggedBodyBytes = 64U << 10U;
 
 // Header values that go into logs and back to the client: printable, short, nothing to inject with.
 bool IsPlainToken(std::string_view text) {
@@ -273,6 +275,7 @@ class Connection {
       SetError({ErrorCode::kUnavailable, "the server is shutting down"});
       co_return co_await WritePending();
     }
+    if (server_.options().log_prompts) LogBody();
     const auto waker = std::make_shared<Waker>(stream_->get_executor());
     auto answering = server_.service().Begin(MakeServiceRequest(), [waker] { waker->Wake(); });
     if (!answering) {
@@ -415,9 +418,29 @@ class Connection {
   void LogRequest(int status, const Answering* answering) const {
     const double ms = std::chrono::duration<double, std::milli>(Clock::now() - started_).count();
     const auto level = path_ == "/ping" || path_ == "/metrics" ? spdlog::level::debug : spdlog::level::info;
-    spdlog::log(level, "{} {} {} {} {:.1f} ms{}", request_id_, IsPlainToken(method_) ? method_ : "?",
-                IsPlainToken(path_) ? path_ : "?", status, ms,
-                answering != nullptr ? answering->Figures() : std::string());
+    if (!spdlog::should_log(level)) return;
+    const std::string method = IsPlainToken(method_) ? method_ : "?";
+    const std::string path = IsPlainToken(path_) ? path_ : "?";
+    json::object fields{{"request_id", request_id_},
+                        {"method", method},
+                        {"path", path},
+                        {"status", status},
+                        {"ms", std::round(10 * ms) / 10}};
+    std::string text = fmt::format("{} {} {} {} {:.1f} ms", request_id_, method, path, status, ms);
+    if (answering != nullptr) {
+      for (const auto& [key, value] : answering->LogFields()) {
+        text += fmt::format(" {}={}", std::string_view(key), json::serialize(value));
+        fields[key] = value;
+      }
+    }
+    LogEvent(level, "request", fields, text);
+  }
+
+  // What --log-prompts asks for. In one line whatever the body holds.
+  void LogBody() const {
+    const std::string body = ReplaceInvalidUtf8(request_.body().substr(0, kMaxLoggedBodyBytes));
+    LogEvent(spdlog::level::info, "body", {{"request_id", request_id_}, {"body", body}},
+             fmt::format("{} body {}", request_id_, json::serialize(json::string(body))));
   }
 
   Server& server_;

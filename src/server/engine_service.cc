@@ -46,14 +46,16 @@ class EngineAnswering final : public Answering {
       if (one.done) metrics_.ObserveRequest(*one.done);
     }
   }
-  std::string Figures() const override {
+  json::object LogFields() const override {
     std::int64_t prompt_tokens = 0;
     std::int64_t generated_tokens = 0;
     for (const Collected& one : exchange_->collected()) {
       if (one.done) prompt_tokens += one.done->prompt_tokens;
       if (one.done) generated_tokens += one.done->generated_tokens;
     }
-    return fmt::format(" {} prompt tokens {} generated", prompt_tokens, generated_tokens);
+    return {{"model", engine_.info() ? engine_.info()->name : ""},
+            {"prompt_tokens", prompt_tokens},
+            {"generated_tokens", generated_tokens}};
   }
 
  private:

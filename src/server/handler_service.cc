@@ -121,6 +121,7 @@ class HandlerAnswering final : public Answering {
   void Observe() const override {
     if (finished_ && !failure_) metrics_.ObserveLatency(std::chrono::steady_clock::now() - started_);
   }
+  json::object LogFields() const override { return {{"model", pool_.options().launch.name}}; }
 
  private:
   // A stream of lines gets a last one that says why; any other is cut off.

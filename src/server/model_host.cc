@@ -82,7 +82,7 @@ class ModelHost::ModelAnswering final : public Answering {
   HttpAnswer StreamHead() const override { return inner_->StreamHead(); }
   HttpAnswer Answer() override { return inner_->Answer(); }
   void Observe() const override { inner_->Observe(); }
-  std::string Figures() const override { return inner_->Figures(); }
+  json::object LogFields() const override { return inner_->LogFields(); }
 
  private:
   const HostedPtr model_;

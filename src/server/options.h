@@ -16,6 +16,7 @@ struct ServerOptions {
   std::vector<std::string> api_keys;  // empty: no authentication
   BatchShape batch_shape = BatchShape::kPipeline;
   std::string request_id_header = "x-request-id";  // whose value becomes a request's id
+  bool log_prompts = false;                        // the bodies of requests for the model go to the log
 
   std::uint32_t max_header_bytes = 16U << 10U;
   std::uint64_t max_body_bytes = 64U << 20U;

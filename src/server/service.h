@@ -57,8 +57,8 @@ class Answering {
 
   // Called at the end, also when the client has left.
   virtual void Observe() const {}
-  // For the log: " 12 prompt tokens 34 generated".
-  virtual std::string Figures() const { return {}; }
+  // For the line that the log has of the request: "model", "prompt_tokens".
+  virtual json::object LogFields() const { return {}; }
 };
 
 enum class ServiceState : std::uint8_t { kLoading, kReady, kRestarting, kFailed };

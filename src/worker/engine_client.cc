@@ -2,14 +2,14 @@
 
 #include <sys/socket.h>
 #include <sys/wait.h>
+#include <unistd.h>
 
 #include <cerrno>
 #include <csignal>
 #include <cstring>
 
-#include "base/log.h"
+#include "base/log_event.h"
 #include "base/unique_fd.h"
-#include "worker/spawn.h"
 
 namespace bloomery {
 namespace {
@@ -72,6 +72,7 @@ EngineClient::~EngineClient() {
     ::kill(pid_, SIGKILL);
     ::waitpid(pid_, nullptr, 0);
   }
+  if (output_) output_->Close();
 }
 
 void EngineClient::Start() {
@@ -114,7 +115,7 @@ void EngineClient::Spawn() {
   auto pid = !pair ? std::unexpected(pair.error())
              : options_.starts_ranks
                  ? SpawnRanks(pair->second.get())
-                 : SpawnProcess({options_.command, {{pair->second.get(), kChildSocketFd}}, {}, {}});
+                 : SpawnLogged({options_.command, {{pair->second.get(), kChildSocketFd}}, {}, {}});
   if (!pid) {
     state_ = State::kFailed;
     status_text_ = pid.error().message;
@@ -148,7 +149,18 @@ Result<pid_t> EngineClient::SpawnRanks(int lifeline) {
   });
   Variables variables = OpenMpiFolder(scratch_->path());
   variables.emplace_back(kEngineSocketVariable, path);
-  return SpawnProcess({options_.command, {{lifeline, kChildSocketFd}}, std::move(variables), {}});
+  return SpawnLogged({options_.command, {{lifeline, kChildSocketFd}}, std::move(variables), {}});
+}
+
+// Launchers and libraries print text, and processes that share a descriptor cut into each other's lines:
+// where each line must be an object, all of it comes through us.
+Result<pid_t> EngineClient::SpawnLogged(SpawnOptions spawn) {
+  if (CurrentLogFormat() != LogFormat::kJson) return SpawnProcess(spawn);
+  output_ = std::make_shared<ChildOutput>(io_, [this](const std::string& line) { PassLogLine(line, pid_); });
+  ASSIGN_OR_RETURN(const UniqueFd child_end, output_->Open());
+  for (const int standard : {STDOUT_FILENO, STDERR_FILENO})
+    spawn.descriptors.emplace_back(child_end.get(), standard);
+  return SpawnProcess(spawn);
 }
 
 // A launcher says nothing on its descriptor, which closes when it ends.
@@ -338,6 +350,7 @@ void EngineClient::Reap() {
     });
     return;
   }
+  if (output_) output_->Close();
   pid_ = -1;
   scratch_.reset();
   if (!load_failed_ && failed_starts_ < options_.max_failed_starts) {

@@ -26,8 +26,10 @@
 
 #include "base/result.h"
 #include "engine/request.h"
+#include "worker/child_output.h"
 #include "worker/protocol.h"
 #include "worker/scratch_folder.h"
+#include "worker/spawn.h"
 
 namespace bloomery {
 
@@ -97,6 +99,7 @@ class EngineClient {
   void Spawn();
   void CloseSockets();
   Result<pid_t> SpawnRanks(int lifeline);
+  Result<pid_t> SpawnLogged(SpawnOptions spawn);
   void WatchLifeline();
   void WatchSteps();
   void NoteProgress() { last_progress_ = std::chrono::steady_clock::now(); }
@@ -122,6 +125,7 @@ class EngineClient {
   boost::asio::local::stream_protocol::socket lifeline_;
   boost::asio::local::stream_protocol::acceptor acceptor_;
   std::optional<ScratchFolder> scratch_;
+  std::shared_ptr<ChildOutput> output_;  // under LogFormat::kJson; else the process has our standard error
   boost::asio::steady_timer step_timer_;
   std::chrono::steady_clock::time_point last_progress_;
   boost::asio::steady_timer timer_;

@@ -13,9 +13,8 @@
 #include <cstdlib>
 #include <cstring>
 
-#include "base/log.h"
+#include "base/log_event.h"
 #include "base/unique_fd.h"
-#include "base/utf8.h"
 
 namespace bloomery {
 namespace {
@@ -27,7 +26,6 @@ namespace asio = boost::asio;
 constexpr std::chrono::milliseconds kWatchPoll{100};
 // Between looks whether a killed process is gone: one that held much memory takes a while.
 constexpr std::chrono::milliseconds kReapPoll{5};
-constexpr std::size_t kMaxLineBytes = 4096;
 constexpr std::size_t kLastLines = 20;
 
 // A port that nobody listens on now: for MASTER_PORT, where rank 0 of the handler's own library will.
@@ -53,12 +51,7 @@ bool HasEnded(pid_t pid) {
 }  // namespace
 
 HandlerProcess::HandlerProcess(asio::io_context& io, HandlerLaunch launch, Callbacks callbacks)
-    : io_(io),
-      launch_(std::move(launch)),
-      callbacks_(std::move(callbacks)),
-      acceptor_(io),
-      output_(io),
-      timer_(io) {}
+    : io_(io), launch_(std::move(launch)), callbacks_(std::move(callbacks)), acceptor_(io), timer_(io) {}
 
 HandlerProcess::~HandlerProcess() { Abandon(); }
 
@@ -70,11 +63,10 @@ Status HandlerProcess::Start() {
   if (!error) acceptor_.bind(Protocol::endpoint(socket_path_), error);
   if (!error) acceptor_.listen(launch_.ranks, error);
   if (error) return Fail(ErrorCode::kIo, "cannot listen on {}: {}", socket_path_, error.message());
-  std::array<int, 2> ends{};
-  if (::pipe2(ends.data(), O_CLOEXEC) != 0)
-    return Fail(ErrorCode::kIo, "cannot make a pipe: {}", std::strerror(errno));
-  const UniqueFd child_end(ends[1]);
-  output_.assign(ends[0]);
+  output_ = std::make_shared<ChildOutput>(io_, [weak = weak_from_this()](std::string line) {
+    if (const auto self = weak.lock()) self->LogLine(std::move(line));
+  });
+  ASSIGN_OR_RETURN(const UniqueFd child_end, output_->Open());
   ASSIGN_OR_RETURN(std::vector<std::string> command, Command());
   ASSIGN_OR_RETURN(Variables variables, Environment());
   ASSIGN_OR_RETURN(
@@ -83,7 +75,6 @@ Status HandlerProcess::Start() {
                           .variables = std::move(variables),
                           .directory = launch_.directory}));
   Accept();
-  ReadOutput();
   Watch();
   return {};
 }
@@ -210,29 +201,9 @@ void HandlerProcess::WriteNext(const std::shared_ptr<Rank>& rank) {
 
 // --- what it prints ---
 
-void HandlerProcess::ReadOutput() {
-  output_.async_read_some(asio::buffer(output_buffer_),
-                          [self = shared_from_this()](boost::system::error_code error, std::size_t count) {
-                            if (error || self->ended_) return;
-                            self->TakeOutput({self->output_buffer_.data(), count});
-                            self->ReadOutput();
-                          });
-}
-
-void HandlerProcess::TakeOutput(std::string_view text) {
-  for (const char c : text) {
-    // Progress bars draw over their line with carriage returns.
-    if (c != '\n' && c != '\r') line_ += c;
-    if (c == '\n' || c == '\r' || line_.size() >= kMaxLineBytes) LogLine(std::exchange(line_, {}));
-  }
-}
-
 void HandlerProcess::LogLine(std::string line) {
-  line = ReplaceInvalidUtf8(line);
-  // A terminal must not be steered by what a handler prints.
-  std::erase_if(line, [](char c) { return static_cast<unsigned char>(c) < 0x20 && c != '\t'; });
-  if (line.empty()) return;
-  spdlog::info("{}: {}", launch_.name, line);
+  LogEvent(spdlog::level::info, "output", {{"model", launch_.name}, {"worker", pid_}, {"message", line}},
+           fmt::format("{}: {}", launch_.name, line));
   last_lines_.push_back(std::move(line));
   if (last_lines_.size() > kLastLines) last_lines_.pop_front();
 }
@@ -284,17 +255,7 @@ void HandlerProcess::Kill() {
 
 void HandlerProcess::CloseAll() {
   boost::system::error_code ignored;
-  // What it printed last, without waiting: a process that it started may hold the pipe for ever.
-  if (output_.is_open()) {
-    output_.non_blocking(true, ignored);
-    for (std::size_t left = 64; left > 0; --left) {
-      const std::size_t count = output_.read_some(asio::buffer(output_buffer_), ignored);
-      if (ignored || count == 0) break;
-      TakeOutput({output_buffer_.data(), count});
-    }
-    if (!line_.empty()) LogLine(std::exchange(line_, {}));
-  }
-  output_.close(ignored);
+  if (output_) output_->Close();
   acceptor_.close(ignored);
   for (const std::shared_ptr<Rank>& rank : ranks_) rank->socket.close(ignored);
   timer_.cancel();

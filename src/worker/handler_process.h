@@ -15,6 +15,7 @@
 #include <vector>
 
 #include "base/result.h"
+#include "worker/child_output.h"
 #include "worker/handler_protocol.h"
 #include "worker/scratch_folder.h"
 #include "worker/spawn.h"
@@ -81,8 +82,6 @@ class HandlerProcess : public std::enable_shared_from_this<HandlerProcess> {
   // False: not of the protocol.
   bool OnMessage(Rank& rank, HandlerMessage message);
   bool OnHello(Rank& rank, const HandlerHello& hello);
-  void ReadOutput();
-  void TakeOutput(std::string_view text);
   void LogLine(std::string line);
   void Watch();
   void Broken(const std::string& why);
@@ -96,9 +95,7 @@ class HandlerProcess : public std::enable_shared_from_this<HandlerProcess> {
   std::optional<ScratchFolder> scratch_;
   std::string socket_path_;
   Protocol::acceptor acceptor_;
-  boost::asio::posix::stream_descriptor output_;
-  std::array<char, 16384> output_buffer_{};
-  std::string line_;  // printed and not ended yet
+  std::shared_ptr<ChildOutput> output_;  // once started
   std::deque<std::string> last_lines_;
   boost::asio::steady_timer timer_;  // to look whether it has ended; then, whether it is gone
   std::vector<std::shared_ptr<Rank>> ranks_;

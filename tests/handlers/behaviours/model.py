@@ -36,6 +36,8 @@ def handle(inputs):
         raise RuntimeError("this handler fails")
     if do == "refuse":
         return Output().error("not today", code=400, message="bad input")
+    if do == "print":
+        os.write(1, body["text"].encode(errors="surrogateescape") + b"\n")
     if do == "die":
         os._exit(1)
     if do == "hang":
