@@ -288,9 +288,10 @@ def ranks_stream_and_die(folder, bucket):
         assert waiting.is_alive()
         os.kill(one, signal.SIGKILL)
         waiting.join(30)
-        assert answers and answers[0][0] == 424, answers
+        # Where rank 1 had not come to the end of the call before, the request was still in the queue, and is answered by the ranks that follow.
+        assert answers and (answers[0][0] == 424 or answers[0] == (200, expected)), answers
         assert streamed() == (200, expected)
-    print("a stream from two ranks; a client that leaves it; a killed rank costs the request that it was at")
+    print("a stream from two ranks; a client that leaves it; a killed rank costs at most the request that it was at")
 
 
 def shards_stream(folder, bucket, bloom):
@@ -316,7 +317,8 @@ def main():
         folder = pathlib.Path(name)
         stores.FOLDER = folder
         stores.USERS = stores.Users(port)
-        settings = stores.USERS.environment(AWS_ENDPOINT_URL=f"http://127.0.0.1:{port}", AWS_DEFAULT_REGION="us-east-1", PYTHONPATH=str(pathlib.Path(BLOOMERY).parent / "python"))
+        settings = stores.USERS.environment(AWS_ENDPOINT_URL=f"http://127.0.0.1:{port}", AWS_DEFAULT_REGION="us-east-1", PYTHONPATH=str(pathlib.Path(BLOOMERY).parent / "python"),
+                                             BLOOMERY_VENVS=sys.prefix + "-handlers")  # fmt: skip
         bucket, bloom = stores.BUCKET, folder / "tiny-bloom"
         make_bloom(bloom)
         with environment(**settings):
