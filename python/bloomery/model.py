@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import atexit
+import itertools
 import os
 import weakref
 from collections.abc import Iterator, Mapping, Sequence
@@ -140,13 +141,14 @@ def native_options(options: Mapping[str, Any]) -> dict[str, Any]:
 class Model:
     """A model in memory, with an engine that computes what is asked of it together. Made by `load`.
 
-    Any thread may call it; other Python threads run while it computes. Of a model on several ranks the one on rank 0
-    answers, and the others help: see `follow`.
+    Any thread may call it; other Python threads run while it computes. Of a model on several ranks every process makes
+    the same calls, in the same order, and gets the same answers: rank 0's.
     """
 
     def __init__(self, native: _native.Model) -> None:
         self._native = native
         self._tokenizer = Tokenizer(native.tokenizer) if native.tokenizer is not None else None
+        self._number = next(_numbers)
         _open_models.add(self)
 
     @property
@@ -190,32 +192,37 @@ class Model:
     ) -> Generation | list[Generation]:
         """Continues a prompt, or each of a list, computed together; a prompt is text or token ids.
 
-        Fails as a whole where one prompt fails. Ctrl-C ends it at once. On ranks other than 0 it computes what rank 0
-        says until that closes its model, and then ends the process: there is nothing to answer with.
+        Fails as a whole where one prompt fails. Ctrl-C ends it at once. On several ranks the seed is rank 0's.
         """
-        self._exit_where_not_rank_zero()
         one = is_one_prompt(prompts)
         all_prompts = cast("list[str | Sequence[int]]", [prompts] if one else list(prompts))
         done = self._run(all_prompts, native_options(options), add_special_tokens)
         return done[0] if one else done
 
     def stream(self, prompt: str | Sequence[int], *, add_special_tokens: bool = True, **options: Unpack[GenerationOptions]) -> Iterator[Piece]:
-        """The answer to one prompt as it comes, token by token. An iterator that is closed early cancels the request."""
-        self._exit_where_not_rank_zero()
+        """The answer to one prompt as it comes, token by token. An iterator that is closed early cancels the request.
+
+        On several ranks the call is made when the first piece is asked for, rank 0 alone has the pieces as they come, and
+        the others have them when the stream has ended there.
+        """
         if (options.get("num_return_sequences") or 1) > 1:
             raise InvalidArgument("a stream is of one sequence: num_return_sequences must be 1")
         return self._stream(prompt, native_options(options), add_special_tokens)
 
     def logits(self, token_ids: Sequence[int]) -> numpy.typing.NDArray[numpy.float32]:
-        """[tokens, vocab]: what the model says after each of the tokens. For a model on one rank."""
+        """[tokens, vocab]: what the model says after each of the tokens."""
         return self._native.logits([int(token) for token in token_ids])
 
     def follow(self) -> None:
-        """On ranks other than 0: computes what rank 0 says until it closes its model. Does nothing on rank 0."""
+        """On ranks other than 0: takes part in rank 0's calls until that closes its model, for programs in which only rank 0
+        knows what to call. Does nothing on rank 0."""
         self._native.follow()
 
     def close(self) -> None:
-        """Ends the engine and frees the memory; done at exit for models that are still open. Ranks other than 0 follow first."""
+        """Ends the engine and frees the memory; done at exit for models that are still open.
+
+        Several ranks wait for each other; who is at another call then gets Unavailable there.
+        """
         _open_models.discard(self)
         self._native.close()
 
@@ -228,19 +235,13 @@ class Model:
     def __repr__(self) -> str:
         return f"<bloomery.Model {self.info.name}: {self.info.model_type}, {self.info.parameters:,} parameters, {self.info.dtype}>"
 
-    def _exit_where_not_rank_zero(self) -> None:
-        if self.rank > 0:
-            self.follow()
-            raise SystemExit(0)
-
     def _run(self, prompts: list[str | Sequence[int]], options: dict[str, Any], add_special_tokens: bool) -> list[Generation]:
+        if not prompts:
+            return []
         events = _native.EventQueue()
-        running: dict[int, _Collector] = {}
-        collectors = []
+        collectors = [_Collector() for _ in prompts]
+        running = dict(zip(self._native.submit(prompts, options, add_special_tokens, events), collectors))
         try:
-            for prompt in prompts:
-                collectors.append(_Collector())
-                running[self._native.submit(prompt, options, add_special_tokens, events)] = collectors[-1]
             while running:
                 request, event = events.next()
                 if running[request].take(event):
@@ -253,7 +254,7 @@ class Model:
 
     def _stream(self, prompt: str | Sequence[int], options: dict[str, Any], add_special_tokens: bool) -> Iterator[Piece]:
         events = _native.EventQueue()
-        request = self._native.submit(prompt, options, add_special_tokens, events)
+        (request,) = self._native.submit([prompt], options, add_special_tokens, events)
         try:
             while True:
                 _, event = events.next()
@@ -316,7 +317,7 @@ def load(
     dtype: of the weights in memory: "auto" (the checkpoint's own), f32, bf16, f16, int8 or int4, by these or torch's
     names, or a torch.dtype. kv_dtype: of keys and values, the same but int4.
     tensor_parallel_degree: ranks that share the model. Each is a process of its own that calls this, started by
-    `mpirun -n DEGREE --bind-to none python …`.
+    `mpirun -n DEGREE --bind-to none python …`, or by `bloomery serve` for a model.py.
     threads: of this process; 0: every core that it may use.
     max_batch_size: sequences computed together.
     policy: JSON description of the architecture (docs/reference/architectures.md).
@@ -349,9 +350,11 @@ def dtype_name(dtype: object) -> str:
 
 
 _open_models: weakref.WeakSet[Model] = weakref.WeakSet()
+_numbers = itertools.count()
 
 
 @atexit.register
 def _close_all() -> None:
-    for model in list(_open_models):
+    # In one order on all ranks, which wait for each other.
+    for model in sorted(_open_models, key=lambda model: model._number):
         model.close()

@@ -6,6 +6,7 @@
 #include <algorithm>
 #include <chrono>
 #include <csignal>
+#include <cstring>
 #include <limits>
 #include <numeric>
 
@@ -38,6 +39,25 @@ void WaitForSignalsToo(std::unique_lock<std::mutex>& lock, std::condition_variab
     if (PyErr_CheckSignals() != 0) throw py::error_already_set();
   }
 }
+
+// While a rank waits for rank 0 in C++, Ctrl-C is not Python's: it ends the process, and mpirun the others. A
+// process that ignores it goes on doing so.
+class InterruptsEnd {
+ public:
+  explicit InterruptsEnd(int rank) {
+    ::sigaction(SIGINT, nullptr, &before_);
+    if (rank == 0 || before_.sa_handler == SIG_IGN) return;
+    struct sigaction end{};
+    end.sa_handler = SIG_DFL;
+    ::sigaction(SIGINT, &end, nullptr);
+  }
+  ~InterruptsEnd() { ::sigaction(SIGINT, &before_, nullptr); }
+  InterruptsEnd(const InterruptsEnd&) = delete;
+  InterruptsEnd& operator=(const InterruptsEnd&) = delete;
+
+ private:
+  struct sigaction before_{};
+};
 
 DType DTypeOrThrow(const std::string& name) {
   const auto dtype = DTypeFromName(name);
@@ -83,6 +103,38 @@ ModelOptions ToModelOptions(const std::filesystem::path& directory, const py::di
   return all;
 }
 
+std::variant<std::string, std::vector<std::int32_t>> ToPrompt(const py::handle& prompt) {
+  try {
+    if (py::isinstance<py::str>(prompt)) return prompt.cast<std::string>();
+    return prompt.cast<std::vector<std::int32_t>>();
+  } catch (const py::cast_error&) {
+    throw NativeError({ErrorCode::kInvalidArgument, "a prompt is text, or a list of token ids"});
+  }
+}
+
+Result<std::vector<GenerationRequest>> ToRequests(const py::list& prompts, const py::dict& options,
+                                                  bool add_special_tokens) {
+  try {
+    GenerationRequest request;
+    request.add_special_tokens = add_special_tokens;
+    request.sampling = ToSampling(options);
+    std::vector<GenerationRequest> requests(prompts.size(), request);
+    for (std::size_t i = 0; i < requests.size(); ++i) requests[i].prompt = ToPrompt(prompts[i]);
+    return requests;
+  } catch (const NativeError& error) {
+    return std::unexpected(error.error());
+  }
+}
+
+// Rank 0's numbers, on every rank. Collective.
+Status BroadcastFloats(Communicator& world, std::span<float> floats) {
+  std::vector<std::byte> bytes(floats.size_bytes());
+  if (world.rank() == 0) std::memcpy(bytes.data(), floats.data(), bytes.size());
+  RETURN_IF_ERROR(world.Broadcast(bytes, 0));
+  if (world.rank() > 0) std::memcpy(floats.data(), bytes.data(), std::min(bytes.size(), floats.size_bytes()));
+  return {};
+}
+
 }  // namespace
 
 void EventQueue::OnEvent(std::uint64_t request_id, const GenerationEvent& event) {
@@ -120,16 +172,39 @@ class Model::Sink final : public EventSink {
   const std::shared_ptr<EventQueue> events_;
 };
 
+class Model::Turn {
+ public:
+  // `lock`: of turns.mutex, held; nobody has a turn.
+  Turn(Turns& turns, std::unique_lock<std::mutex> lock) : turns_(turns) {
+    turns_.taken = true;
+    lock.unlock();
+  }
+  ~Turn() {
+    const std::scoped_lock lock(turns_.mutex);
+    turns_.taken = false;
+    turns_.changed.notify_all();
+  }
+  Turn(const Turn&) = delete;
+  Turn& operator=(const Turn&) = delete;
+
+ private:
+  Turns& turns_;
+};
+
 std::unique_ptr<Model> Model::Load(const ModelOptions& options) {
   std::unique_ptr<Model> model(new Model);  // its destructor wants the GIL: before it is given back
   const py::gil_scoped_release no_gil;
   auto ranks = ValueOrThrow(JoinRanks(options.tensor_parallel_degree));
-  model->device_ = ValueOrThrow(MakeCpuDevice({.threads = options.threads, .isa = std::nullopt}));
+  auto device = MakeCpuDevice({.threads = options.threads, .isa = std::nullopt});
   if (ranks) {
-    model->rank_ = ranks->world->rank();
-    model->ranks_ = ranks->world->size();
+    model->world_ = ranks->world.get();
+    model->rank_ = model->world_->rank();
+    model->ranks_ = model->world_->size();
+    ValueOrThrow(AgreeOnStatus(*model->world_, device ? Status() : std::unexpected(device.error())));
   }
+  model->device_ = ValueOrThrow(std::move(device));
   LoadedModel loaded = ValueOrThrow(LoadModel(options.load, *model->device_, nullptr, std::move(ranks)));
+  if (model->world_ != nullptr) model->calls_ = std::make_unique<RankCalls>(*model->world_);
   model->info_ = loaded.info;
   // pybind11's holders know no pointer to const; the bindings of a tokenizer only read it.
   model->tokenizer_ = std::const_pointer_cast<Tokenizer>(loaded.tokenizer);
@@ -143,125 +218,190 @@ std::unique_ptr<Model> Model::Load(const ModelOptions& options) {
   return model;
 }
 
-Engine& Model::engine() {
-  if (!engine_) throw NativeError({ErrorCode::kUnavailable, "the model is closed"});
-  return *engine_;
+void Model::CheckOpen() const {
+  if (closed()) throw NativeError({ErrorCode::kUnavailable, "the model is closed"});
 }
 
-std::uint64_t Model::Submit(Prompt prompt, const py::dict& options, bool add_special_tokens,
-                            const std::shared_ptr<EventQueue>& events) {
-  GenerationRequest request;
-  request.prompt = std::move(prompt);
-  request.add_special_tokens = add_special_tokens;
-  request.sampling = ToSampling(options);
-  {
-    std::unique_lock lock(turns_->mutex, std::defer_lock);
-    WaitForSignalsToo(lock, turns_->changed, [this] { return !turns_->transformer; });
-    engine();  // may have been closed meanwhile
+std::unique_lock<std::mutex> Model::AwaitTurn() {
+  std::unique_lock lock(turns_->mutex, std::defer_lock);
+  WaitForSignalsToo(lock, turns_->changed, [this] { return turns_->requests == 0 && !turns_->taken; });
+  CheckOpen();
+  return lock;
+}
+
+std::vector<std::uint64_t> Model::Submit(const py::list& prompts, const py::dict& options,
+                                         bool add_special_tokens, const std::shared_ptr<EventQueue>& events) {
+  auto requests = ToRequests(prompts, options, add_special_tokens);
+  if (ranks_ > 1) return SubmitTogether(std::move(requests), events);
+  if (!requests) throw NativeError(std::move(requests).error());
+  return SubmitAlone(*std::move(requests), events);
+}
+
+std::vector<std::uint64_t> Model::SubmitAlone(std::vector<GenerationRequest> requests,
+                                              const std::shared_ptr<EventQueue>& events) {
+  std::unique_lock lock(turns_->mutex, std::defer_lock);
+  WaitForSignalsToo(lock, turns_->changed, [this] { return !turns_->taken; });
+  CheckOpen();
+  const auto sink = std::make_shared<Sink>(turns_, events);
+  std::vector<std::uint64_t> ids;
+  for (GenerationRequest& request : requests) {
     request.id = next_id_++;
+    ids.push_back(request.id);
     ++turns_->requests;
+    engine_->Submit(std::move(request), sink);
   }
-  const std::uint64_t id = request.id;
-  engine_->Submit(std::move(request), std::make_shared<Sink>(turns_, events));
-  return id;
+  return ids;
+}
+
+std::vector<std::uint64_t> Model::SubmitTogether(Result<std::vector<GenerationRequest>> requests,
+                                                 const std::shared_ptr<EventQueue>& events) {
+  auto lock = AwaitTurn();
+  const py::gil_scoped_release no_gil;
+  const Turn turn(*turns_, std::move(lock));
+  const InterruptsEnd interrupts_end(rank_);
+  ValueOrThrow(
+      Meet(requests ? Result<RankCall>(RankCall::Generate(*requests)) : std::unexpected(requests.error())));
+  std::vector<std::uint64_t> ids;
+  {
+    const std::scoped_lock guard(turns_->mutex);
+    for (GenerationRequest& request : *requests) ids.push_back(request.id = next_id_++);
+    last_call_ = ids;
+    if (rank_ == 0) turns_->requests = static_cast<int>(ids.size());
+  }
+  if (rank_ > 0) {
+    ValueOrThrow(TakeEvents(*events));
+    return ids;
+  }
+  const auto sink = calls_->Share(ids.size(), std::make_shared<Sink>(turns_, events));
+  for (GenerationRequest& request : *requests) engine_->Submit(std::move(request), sink);
+  return ids;
 }
 
 void Model::Cancel(std::uint64_t request_id) {
+  const py::gil_scoped_release no_gil;
+  const std::scoped_lock lock(turns_->mutex);
   if (engine_) engine_->Cancel(request_id);
 }
 
-py::array_t<float> Model::Logits(const std::vector<std::int32_t>& tokens) {
-  engine();
-  if (ranks_ > 1)
-    throw NativeError({ErrorCode::kUnsupported, "logits are not available of a model on several ranks"});
+Result<RankCall> Model::LogitsCall(std::span<const std::int32_t> tokens) const {
   if (tokens.empty() || std::ssize(tokens) > info_.max_context_tokens) {
-    throw NativeError(
-        {ErrorCode::kInvalidArgument, fmt::format("{} tokens: there must be 1 to {}, the model's context",
-                                                  tokens.size(), info_.max_context_tokens)});
+    return Fail(ErrorCode::kInvalidArgument, "{} tokens: there must be 1 to {}, the model's context",
+                tokens.size(), info_.max_context_tokens);
   }
   for (const std::int32_t id : tokens) {
     if (id < 0 || id >= info_.vocab_size)
-      throw NativeError({ErrorCode::kInvalidArgument,
-                         fmt::format("token {} is outside the vocabulary of {}", id, info_.vocab_size)});
+      return Fail(ErrorCode::kInvalidArgument, "token {} is outside the vocabulary of {}", id,
+                  info_.vocab_size);
   }
-  py::array_t<float> logits({std::ssize(tokens), static_cast<std::ptrdiff_t>(info_.vocab_size)});
+  return RankCall::Logits(tokens);
+}
+
+py::array_t<float> Model::Logits(const std::vector<std::int32_t>& tokens) {
+  const Result<RankCall> call = LogitsCall(tokens);
+  py::array_t<float> logits({call ? std::ssize(tokens) : 0, static_cast<std::ptrdiff_t>(info_.vocab_size)});
   const std::span<float> out(logits.mutable_data(), static_cast<std::size_t>(logits.size()));
-  Transformer* transformer = nullptr;
-  {
-    std::unique_lock lock(turns_->mutex, std::defer_lock);
-    WaitForSignalsToo(lock, turns_->changed,
-                      [this] { return turns_->requests == 0 && !turns_->transformer; });
-    transformer = &engine().transformer();  // may have been closed meanwhile
-    turns_->transformer = true;
-  }
-  Status status;
-  {
-    const py::gil_scoped_release no_gil;
-    status = ComputeLogits(*transformer, tokens, out);
-    const std::scoped_lock lock(turns_->mutex);
-    turns_->transformer = false;
-    turns_->changed.notify_all();
-  }
-  ValueOrThrow(std::move(status));
+  auto lock = AwaitTurn();
+  const py::gil_scoped_release no_gil;
+  const Turn turn(*turns_, std::move(lock));
+  const InterruptsEnd interrupts_end(rank_);
+  ValueOrThrow(Meet(call));
+  ValueOrThrow(ComputeLogits(tokens, out));
   return logits;
 }
 
-// With a cache of its own: the engine's blocks are the engine's.
-Status Model::ComputeLogits(Transformer& transformer, std::span<const std::int32_t> tokens,
-                            std::span<float> logits) {
+// With a cache of its own: the engine's blocks are the engine's. Of several ranks each computes its part, and
+// rank 0, which gets the logits, tells the others.
+Status Model::ComputeLogits(std::span<const std::int32_t> tokens, std::span<float> logits) {
+  Transformer& transformer = engine_ ? engine_->transformer() : *part_.transformer;
   std::vector<std::int32_t> blocks(tokens.size() / kKvBlockTokens + 1);
   std::iota(blocks.begin(), blocks.end(), 0);
-  ASSIGN_OR_RETURN(const auto cache, device_->AllocateKvCache(kv_shape_, std::ssize(blocks)));
+  const auto cache = device_->AllocateKvCache(kv_shape_, std::ssize(blocks));
+  const Status allocated = cache ? Status() : std::unexpected(cache.error());
+  RETURN_IF_ERROR(world_ != nullptr ? AgreeOnStatus(*world_, allocated) : allocated);
   const auto step = static_cast<std::size_t>(transformer.limits().max_rows);
   const auto chunk = static_cast<std::size_t>(transformer.limits().max_logit_rows);
-  auto out = logits.begin();
+  const auto vocab = static_cast<std::size_t>(info_.vocab_size);
   for (std::size_t first = 0; first < tokens.size(); first += step) {
     const auto part = tokens.subspan(first, std::min(step, tokens.size() - first));
     const SequenceSlice slice{blocks.data(), 0, std::ssize(part), static_cast<std::int64_t>(first)};
-    RETURN_IF_ERROR(transformer.Forward(part, {&slice, 1}, *cache));
+    RETURN_IF_ERROR(transformer.Forward(part, {&slice, 1}, **cache));
     for (std::size_t row = 0; row < part.size(); row += chunk) {
       std::vector<std::int32_t> rows(std::min(chunk, part.size() - row));
       std::iota(rows.begin(), rows.end(), static_cast<std::int32_t>(row));
       ASSIGN_OR_RETURN(const auto some, transformer.Logits(rows));
-      out = std::copy(some.begin(), some.end(), out);
+      const auto out = logits.subspan((first + row) * vocab, rows.size() * vocab);
+      std::copy(some.begin(), some.end(), out.begin());
+      if (world_ != nullptr) RETURN_IF_ERROR(BroadcastFloats(*world_, out));
     }
   }
   return {};
 }
 
+Result<RankCall> Model::Meet(const Result<RankCall>& mine) {
+  if (!calls_) return mine;
+  auto met = calls_->Meet(mine);
+  if (calls_->over()) TearDown();
+  return met;
+}
+
+Status Model::TakeEvents(EventSink& sink) {
+  ModelRunner runner(*part_.transformer, *part_.kv_cache, world_);
+  return calls_->Take(runner, sink);
+}
+
+Status Model::TakePart(const RankCall& call) {
+  EventQueue nobody;
+  if (call.generates()) return TakeEvents(nobody);
+  const std::vector<std::int32_t> tokens = call.tokens();
+  std::vector<float> logits(tokens.size() * static_cast<std::size_t>(info_.vocab_size));
+  return ComputeLogits(tokens, logits);
+}
+
 void Model::Follow() {
-  if (!part_.ranks) return;
-  // Nothing of this rank's could still be done after Ctrl-C: the process ends, and mpirun the others.
-  const auto previous = std::signal(SIGINT, SIG_DFL);
-  Status status;
-  {
-    const py::gil_scoped_release no_gil;
-    status = ModelRunner(*part_.transformer, *part_.kv_cache, part_.ranks->world.get()).Follow();
-    part_ = {};
+  if (rank_ == 0) return;
+  auto lock = AwaitTurn();
+  const py::gil_scoped_release no_gil;
+  const Turn turn(*turns_, std::move(lock));
+  const InterruptsEnd interrupts_end(rank_);
+  while (!closed()) {
+    // What rank 0 was refused is rank 0's to handle.
+    const auto call = Meet(RankCall::Follow());
+    if (call) ValueOrThrow(TakePart(*call));
   }
-  std::signal(SIGINT, previous);
-  ValueOrThrow(std::move(status));
 }
 
 void Model::Close() {
-  Follow();
-  // Taken away first, with the GIL: whoever comes now finds it closed.
-  std::unique_ptr<Engine> engine = std::move(engine_);
   const py::gil_scoped_release no_gil;
   std::unique_lock lock(turns_->mutex);
-  turns_->changed.wait(lock, [this] { return !turns_->transformer; });
-  lock.unlock();
+  if (engine_) {
+    for (const std::uint64_t id : last_call_) engine_->Cancel(id);
+  }
+  turns_->changed.wait(lock, [this] { return !turns_->taken && (ranks_ == 1 || turns_->requests == 0); });
+  if (closed()) return;
+  const Turn turn(*turns_, std::move(lock));
+  if (calls_) {
+    (void)Meet(RankCall::Close());
+  } else {
+    TearDown();
+  }
+}
+
+void Model::TearDown() {
+  std::unique_ptr<Engine> engine;
+  {
+    const std::scoped_lock lock(turns_->mutex);
+    engine = std::move(engine_);
+  }
   engine.reset();
+  if (part_.transformer) {
+    // To the end of rank 0's engine. Where rank 0 is lost, there is nobody to tell.
+    (void)ModelRunner(*part_.transformer, *part_.kv_cache, world_).Follow();
+    part_ = {};
+  }
   device_.reset();
 }
 
-Model::~Model() {
-  try {
-    Close();
-  } catch (const NativeError&) {
-    // Rank 0 is lost, and there is nobody to tell.
-  }
-}
+Model::~Model() { Close(); }
 
 void BindModel(py::module_& module) {
   py::class_<ModelInfo>(module, "ModelInfo")
@@ -301,7 +441,7 @@ void BindModel(py::module_& module) {
       .def_property_readonly("load_s", &Model::load_s)
       .def_property_readonly("info", &Model::info, py::return_value_policy::reference_internal)
       .def_property_readonly("tokenizer", &Model::tokenizer)
-      .def("submit", &Model::Submit, py::arg("prompt"), py::arg("options"), py::arg("add_special_tokens"),
+      .def("submit", &Model::Submit, py::arg("prompts"), py::arg("options"), py::arg("add_special_tokens"),
            py::arg("events"))
       .def("cancel", &Model::Cancel, py::arg("request_id"))
       .def("logits", &Model::Logits, py::arg("token_ids"))

@@ -10,13 +10,14 @@
 #include <deque>
 #include <memory>
 #include <mutex>
+#include <span>
 #include <string>
 #include <utility>
-#include <variant>
 #include <vector>
 
 #include "engine/engine.h"
 #include "tensor/device.h"
+#include "worker/rank_calls.h"
 
 namespace bloomery::python {
 
@@ -41,12 +42,11 @@ struct ModelOptions {
   int tensor_parallel_degree = 1;
 };
 
-// Called with the GIL held, which it gives back wherever it computes or waits. On ranks other than 0 only
-// Follow does anything.
+// Called with the GIL held, which it gives back wherever it computes or waits. Of a model on several ranks
+// every rank makes the same calls (worker/rank_calls.h), and they run one after the other: a call waits for
+// those before it. There Ctrl-C ends a rank other than 0 while it follows: nothing of it could still be done.
 class Model {
  public:
-  using Prompt = std::variant<std::string, std::vector<std::int32_t>>;
-
   static std::unique_ptr<Model> Load(const ModelOptions& options);
   Model(const Model&) = delete;
   Model& operator=(const Model&) = delete;
@@ -58,33 +58,61 @@ class Model {
   const ModelInfo& info() const { return info_; }
   std::shared_ptr<Tokenizer> tokenizer() const { return tokenizer_; }
 
-  // The request's id; its events go to `events`.
-  std::uint64_t Submit(Prompt prompt, const pybind11::dict& options, bool add_special_tokens,
-                       const std::shared_ptr<EventQueue>& events);
+  // A request for each prompt (text, or a list of token ids), all of them or none: their ids. Their events go
+  // to `events`; on ranks other than 0 all of them are there when it returns.
+  std::vector<std::uint64_t> Submit(const pybind11::list& prompts, const pybind11::dict& options,
+                                    bool add_special_tokens, const std::shared_ptr<EventQueue>& events);
+  // Does nothing on ranks other than 0.
   void Cancel(std::uint64_t request_id);
 
   // [tokens, vocab]. Waits until no request runs; requests wait meanwhile.
   pybind11::array_t<float> Logits(const std::vector<std::int32_t>& tokens);
 
-  // Ranks other than 0: computes what rank 0 says until it closes its model. Ctrl-C ends the process.
+  // Ranks other than 0: takes part in what rank 0 calls, until it closes its model.
   void Follow();
 
-  // Fails what runs, ends all threads, frees the memory. Ranks other than 0 follow first.
+  // Fails what runs, ends all threads, frees the memory. Of several ranks each closes, and waits for the
+  // others; who is at another call then gets an error there.
   void Close();
 
  private:
   // Passes events on, and counts requests.
   class Sink;
 
-  Model() = default;
-  Engine& engine();
-  Status ComputeLogits(Transformer& transformer, std::span<const std::int32_t> tokens,
-                       std::span<float> logits);
+  // Its holder alone may use the transformer, and speak to the other ranks.
+  class Turn;
 
-  // Constant after loading, but for Close.
+  Model() = default;
+  bool closed() const { return engine_ == nullptr && part_.transformer == nullptr; }
+  void CheckOpen() const;
+  Result<RankCall> LogitsCall(std::span<const std::int32_t> tokens) const;
+
+  // --- with the GIL
+
+  // Waits until nothing runs, looking for signals meanwhile. Throws where the model is closed.
+  std::unique_lock<std::mutex> AwaitTurn();
+  std::vector<std::uint64_t> SubmitAlone(std::vector<GenerationRequest> requests,
+                                         const std::shared_ptr<EventQueue>& events);
+  std::vector<std::uint64_t> SubmitTogether(Result<std::vector<GenerationRequest>> requests,
+                                            const std::shared_ptr<EventQueue>& events);
+
+  // --- in a turn, without the GIL
+
+  // The ranks' agreement on a call; for one rank its own. The model is closed where it is over.
+  Result<RankCall> Meet(const Result<RankCall>& mine);
+  Status TakeEvents(EventSink& sink);
+  // What rank 0 calls, whatever it is.
+  Status TakePart(const RankCall& call);
+  Status ComputeLogits(std::span<const std::int32_t> tokens, std::span<float> logits);
+  // The end of engine or part, and of the memory.
+  void TearDown();
+
+  // Constant after loading, but for TearDown.
   std::unique_ptr<Device> device_;
   LoadedModel part_;  // ranks other than 0
   std::unique_ptr<Engine> engine_;
+  Communicator* world_ = nullptr;  // of part_ or engine_; null for one rank
+  std::unique_ptr<RankCalls> calls_;
   std::shared_ptr<Tokenizer> tokenizer_;
   ModelInfo info_;
   KvCacheShape kv_shape_;
@@ -94,13 +122,15 @@ class Model {
 
   // Shared with sinks, which may outlive the model.
   struct Turns {
-    std::mutex mutex;
+    std::mutex mutex;  // the GIL may be waited for by who holds it, never the other way round
     std::condition_variable changed;
-    int requests = 0;          // that have not ended
-    bool transformer = false;  // somebody computes logits with it
+    int requests = 0;    // that have not ended
+    bool taken = false;  // there is a Turn
   };
   std::shared_ptr<Turns> turns_ = std::make_shared<Turns>();
-  std::uint64_t next_id_ = 1;  // guarded by turns_->mutex
+  // Guarded by turns_->mutex.
+  std::uint64_t next_id_ = 1;             // the same on all ranks
+  std::vector<std::uint64_t> last_call_;  // of several ranks: ids of its requests
 };
 
 }  // namespace bloomery::python

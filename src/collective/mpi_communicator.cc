@@ -64,7 +64,7 @@ class MpiCommunicator final : public Communicator {
     MPI_Finalized(&finalized);
     if (finalized != 0) return;
     if (window_ != MPI_WIN_NULL) MPI_Win_free(&window_);
-    if (group_ != MPI_COMM_WORLD) MPI_Comm_free(&group_);
+    MPI_Comm_free(&group_);
   }
 
   // Where all ranks are on this host: gives each a segment that the others see.
@@ -212,16 +212,35 @@ class MpiCommunicator final : public Communicator {
   std::unique_ptr<SharedGroup> shared_;  // null: not all on one host
 };
 
+// In a Python process an earlier model, or mpi4py, may have done it; who starts it ends it.
+Status StartMpi() {
+  int started = 0;
+  int ended = 0;
+  MPI_Initialized(&started);
+  MPI_Finalized(&ended);
+  if (ended != 0) return Fail(ErrorCode::kUnavailable, "MPI has been ended in this process already");
+  int provided = 0;
+  if (started != 0) {
+    MPI_Query_thread(&provided);
+  } else {
+    RETURN_IF_ERROR(Check(MPI_Init_thread(nullptr, nullptr, MPI_THREAD_SERIALIZED, &provided), "start"));
+    std::atexit([] { MPI_Finalize(); });
+    MPI_Comm_set_errhandler(MPI_COMM_WORLD, MPI_ERRORS_RETURN);
+  }
+  if (provided < MPI_THREAD_SERIALIZED)
+    return Fail(ErrorCode::kUnavailable, "this MPI cannot be used by a thread other than the first");
+  return {};
+}
+
 }  // namespace
 
 Result<std::unique_ptr<Communicator>> MakeMpiCommunicator() {
-  int provided = 0;
-  RETURN_IF_ERROR(Check(MPI_Init_thread(nullptr, nullptr, MPI_THREAD_SERIALIZED, &provided), "start"));
-  if (provided < MPI_THREAD_SERIALIZED)
-    return Fail(ErrorCode::kUnavailable, "this MPI cannot be used by a thread other than the first");
-  std::atexit([] { MPI_Finalize(); });
-  MPI_Comm_set_errhandler(MPI_COMM_WORLD, MPI_ERRORS_RETURN);
-  auto world = std::make_unique<MpiCommunicator>(MPI_COMM_WORLD);
+  RETURN_IF_ERROR(StartMpi());
+  // A group of our own: what others in this process send over MPI's is not mistaken for ours.
+  MPI_Comm group = MPI_COMM_NULL;
+  RETURN_IF_ERROR(Check(MPI_Comm_dup(MPI_COMM_WORLD, &group), "start"));
+  MPI_Comm_set_errhandler(group, MPI_ERRORS_RETURN);
+  auto world = std::make_unique<MpiCommunicator>(group);
   RETURN_IF_ERROR(world->ShareMemory());
   return world;
 }

@@ -9,7 +9,8 @@
 
 namespace bloomery {
 
-// All ranks that mpirun started, this process among them; alone where it was not started by mpirun. MPI is
+// All ranks that mpirun started, this process among them; alone where it was not started by mpirun. Each call
+// is collective and makes a group of its own. MPI, unless somebody else in the process has started it, is
 // ended with the process. kUnavailable where MPI cannot be used.
 Result<std::unique_ptr<Communicator>> MakeMpiCommunicator();
 

@@ -82,13 +82,20 @@ Status HandlerProcess::Start() {
 Result<std::vector<std::string>> HandlerProcess::Command() const {
   std::vector<std::string> command;
   if (launch_.ranks > 1) {
+    // As the engine's own ranks on one host: over shared memory alone.
     command = {"mpirun",
                "-n",
                std::to_string(launch_.ranks),
                "--bind-to",
                "none",
                "--host",
-               fmt::format("localhost:{}", launch_.ranks)};
+               fmt::format("localhost:{}", launch_.ranks),
+               "--mca",
+               "btl",
+               "self,vader",
+               "--mca",
+               "btl_vader_single_copy_mechanism",
+               "none"};
   }
   command.insert(command.end(), {launch_.python, "-u", "-m", "djl_python.worker", "--socket", socket_path_,
                                  "--entry-point", launch_.entry_point, "--handler", launch_.handler});

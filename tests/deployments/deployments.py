@@ -8,6 +8,7 @@ import os
 import pathlib
 import re
 import shutil
+import signal
 import subprocess
 import sys
 import tarfile
@@ -28,6 +29,8 @@ HERE = pathlib.Path(__file__).resolve().parent
 DEMO = ROOT / "demo/model"
 COMMIT = "5d2d3a8d8d1f6a9a2f4b7c6e1d0c9b8a7f6e5d4c"
 PROMPT = "Amazon.com is the best"
+DEGREES = (1, 2)
+RANKS = "one rank and two"
 
 
 class Hub(http.server.BaseHTTPRequestHandler):
@@ -117,22 +120,24 @@ def make_bloom(folder):
     safetensors.numpy.save_file(tensors, folder / "model.safetensors")
 
 
-def generated(model, prompt, tokens):
+def generated(model, prompt, tokens, *flags):
     """What one rank says to it, in f32: what every deployment must answer."""
-    command = [BLOOMERY, "generate", str(model), "--dtype", "f32", "--prompt", prompt, "--max-new-tokens", str(tokens)]
-    return subprocess.run(command, check=True, capture_output=True, text=True, timeout=60).stdout.rstrip("\n")
+    command = [BLOOMERY, "generate", str(model), "--dtype", "f32", "--prompt", prompt, "--max-new-tokens", str(tokens), *flags]
+    return subprocess.run(command, check=True, capture_output=True, text=True, timeout=60).stdout.removesuffix("\n")
 
 
 def aws(*arguments):
     subprocess.run(["aws", *map(str, arguments)], check=True, stdout=subprocess.DEVNULL)
 
 
-def archive(folder, name, *files):
-    """model.tar.gz as the notebooks make it: one top-level directory."""
-    with tarfile.open(folder / name, "w:gz") as tar:
-        for file in files:
+def publish(folder, url, properties, *files):
+    """model.tar.gz as the notebooks make it, one top-level directory, where they put it: in S3."""
+    (folder / "serving.properties").write_text(properties)
+    with tarfile.open(folder / "model.tar.gz", "w:gz") as tar:
+        for file in (folder / "serving.properties", *files):
             tar.add(file, f"code/{file.name}")
-    return folder / name
+    aws("s3", "cp", folder / "model.tar.gz", url)
+    return url
 
 
 def invoke(server, body, content_type="application/json"):
@@ -144,22 +149,20 @@ def invoke(server, body, content_type="application/json"):
     return json.loads(answer)
 
 
-def opt_without_code(folder, endpoint):
-    """Fixture 1: a hub's model, DeepSpeed's entry point, four variables; on one rank and on two."""
+def opt_without_code(folder, bucket, endpoint):
+    """Fixture 1: a hub's model, DeepSpeed's entry point, four variables."""
     text = generated(DEMO, PROMPT, 12)
-    for degree in (1, 2):
-        deployment, cache = folder / f"opt-{degree}", folder / f"hub-{degree}"
-        deployment.mkdir()
-        (deployment / "serving.properties").write_text(
-            f"engine = DeepSpeed\noption.entryPoint=djl_python.deepspeed\noption.tensor_parallel_degree={degree}\noption.model_id=facebook/opt-30b\noption.dtype=fp32\n"
-        )
-        with environment(HUGGINGFACE_HUB_CACHE=str(cache), TRANSFORMERS_CACHE=str(cache), HF_ENDPOINT=endpoint), Server(str(deployment)) as server:
+    for degree in DEGREES:
+        cache = folder / f"hub-{degree}"
+        properties = f"engine = DeepSpeed\noption.entryPoint=djl_python.deepspeed\noption.tensor_parallel_degree={degree}\noption.model_id=facebook/opt-30b\noption.dtype=fp32\n"
+        url = publish(folder, f"s3://{bucket}/code/opt-plain-{degree}/model.tar.gz", properties)
+        with environment(HUGGINGFACE_HUB_CACHE=str(cache), TRANSFORMERS_CACHE=str(cache), HF_ENDPOINT=endpoint), Server(url) as server:
             plain = invoke(server, PROMPT.encode(), "text/plain")
             listed = invoke(server, {"inputs": [PROMPT, "It was"], "parameters": {"max_new_tokens": 12, "do_sample": False}})
             assert "generated_text" in json.dumps(plain), plain
             first = listed[0][0] if isinstance(listed[0], list) else listed[0]
             assert first["generated_text"] in (text, PROMPT + text), (listed, text)
-    print("OPT from the hub, no code: one rank and two, text and JSON")
+    print(f"OPT from the hub, no code: {RANKS}, text and JSON")
     return folder / "hub-1"
 
 
@@ -185,42 +188,110 @@ def cache_is_the_hubs_own(folder, endpoint, ours):
 
 
 def opt_with_code(folder, bucket):
-    """Fixture 2: code in an archive in S3, weights that the handler fetches itself."""
-    (folder / "serving.properties").write_text("engine = DeepSpeed\n")
-    packed = archive(folder, "opt.tar.gz", HERE / "opt_with_code/model.py", HERE / "opt_with_code/requirements.txt", folder / "serving.properties")
-    aws("s3", "cp", packed, f"s3://{bucket}/code/opt/model.tar.gz")
-    variables = {"MODEL_S3_BUCKET": bucket, "MODEL_S3_PREFIX": "opt-30b/model", "TENSOR_PARALLEL_DEGREE": "1", "MODEL_FOLDER": str(folder / "weights")}
-    with environment(**variables), Server(f"s3://{bucket}/code/opt/model.tar.gz") as server:
-        answer = invoke(server, PROMPT.encode(), "text/plain")
-    assert answer == [{"generated_text": PROMPT + generated(DEMO, PROMPT, 12)}], answer
-    assert not (folder / "weights/OTHER").exists(), "a sibling prefix was taken"
-    print("OPT with code: an archive in S3, weights in S3, a pipeline's list")
+    """Fixture 2: weights that the handler's first rank fetches itself."""
+    code = HERE / "opt_with_code"
+    url = publish(folder, f"s3://{bucket}/code/opt/model.tar.gz", "engine = DeepSpeed\n", code / "model.py", code / "requirements.txt")
+    for degree in DEGREES:
+        weights = folder / f"weights-{degree}"
+        variables = {"MODEL_S3_BUCKET": bucket, "MODEL_S3_PREFIX": "opt-30b/model", "TENSOR_PARALLEL_DEGREE": str(degree), "MODEL_FOLDER": str(weights)}
+        with environment(**variables), Server(url) as server:
+            answer = invoke(server, PROMPT.encode(), "text/plain")
+        assert answer == [{"generated_text": PROMPT + generated(DEMO, PROMPT, 12)}], answer
+        assert not (weights / "OTHER").exists(), "a sibling prefix was taken"
+    print(f"OPT with code: weights in S3, text in, a pipeline's list out; {RANKS}")
+
+
+def bloom_batches(folder, bucket, bloom):
+    """Fixture 3: requests of several clients in one call, beams."""
+    gen_kwargs = {"min_length": 5, "max_new_tokens": 8, "temperature": 0.8, "num_beams": 5, "no_repeat_ngram_size": 2}
+    prompts = ["It was", "He said", "The sea", "A"]
+    flags = ("--min-length", "5", "--num-beams", "5", "--no-repeat-ngram-size", "2")
+    expected = [prompt + generated(bloom, prompt, 8, *flags) for prompt in prompts]
+    for degree in DEGREES:
+        properties = f"engine = DeepSpeed\noption.s3url = s3://{bucket}/bloom/\noption.tensor_parallel_degree = {degree}\nbatch_size = 50\nmax_batch_delay = 10\noption.pythonExecutable={sys.executable}\n"
+        url = publish(folder, f"s3://{bucket}/code/bloom-batches-{degree}/model.tar.gz", properties, HERE / "bloom_batches/model.py")
+        with Server(url) as server:
+            assert invoke(server, {"input": prompts, "gen_kwargs": gen_kwargs, "padding": True}) == expected
+            answers, sizes = {}, []
+
+            def client(i):
+                status, headers, body = server.request("POST", "/invocations", {"input": prompts[i % len(prompts)], "gen_kwargs": gen_kwargs})
+                answers[i] = (status, json.loads(body))
+                sizes.append(int(headers.get("X-Batch-Size", 0)))
+
+            clients = [threading.Thread(target=client, args=(i,)) for i in range(16)]
+            [thread.start() for thread in clients]
+            [thread.join() for thread in clients]
+            assert answers == {i: (200, [expected[i % len(prompts)]]) for i in range(16)}, answers
+            assert max(sizes) > 1, sizes
+    print(f"BLOOM with code: lists of texts by beams, in batches; {RANKS}")
 
 
 def bloom_without_code(folder, bucket, bloom):
-    """Fixture 4 without its model.py: option.s3url, on one rank and on two."""
+    """Fixture 4 without its model.py: option.s3url."""
     expected = generated(bloom, "It was", 8)
-    for degree in (1, 2):
-        deployment = folder / f"bloom-{degree}"
-        deployment.mkdir()
-        (deployment / "serving.properties").write_text(f"engine=DeepSpeed\noption.s3url = s3://{bucket}/bloom/\noption.tensor_parallel_degree={degree}\noption.dtype=fp32\n")
-        with Server(str(deployment), "--batch-shape", "outputs", "--cache-dir", str(folder / f"cache-{degree}")) as server:
+    for degree in DEGREES:
+        properties = f"engine=DeepSpeed\noption.s3url = s3://{bucket}/bloom/\noption.tensor_parallel_degree={degree}\noption.dtype=fp32\n"
+        url = publish(folder, f"s3://{bucket}/code/bloom-plain-{degree}/model.tar.gz", properties)
+        with Server(url, "--batch-shape", "outputs", "--cache-dir", str(folder / f"cache-{degree}")) as server:
             answer = invoke(server, {"inputs": ["It was", "He said"], "parameters": {"max_new_tokens": 8}})
         assert len(answer["outputs"]) == 2 and expected in json.dumps(answer["outputs"][0], ensure_ascii=False), (answer, expected)
-    print("BLOOM from S3, no code: one rank and two")
+    print(f"BLOOM from S3, no code: {RANKS}")
 
 
 def bloom_with_code(folder, bucket, bloom):
     """Fixture 4: option.s3url and a model.py that reads where it was downloaded to."""
-    (folder / "serving.properties").write_text(
-        f"engine=DeepSpeed\noption.s3url = s3://{bucket}/bloom/\noption.tensor_parallel_degree=1\noption.pythonExecutable={sys.executable}\n"
-    )
-    packed = archive(folder, "bloom.tar.gz", HERE / "bloom_with_code/model.py", folder / "serving.properties")
+    prompts, flags = ["It was", "He said"], ("--min-length", "1", "--num-beams", "2", "--no-repeat-ngram-size", "2")
+    expected = {"outputs": [generated(bloom, prompt, 8, *flags) for prompt in prompts]}
     parameters = {"min_length": 1, "max_new_tokens": 8, "num_beams": 2, "no_repeat_ngram_size": 2}
-    with Server(str(packed), "--cache-dir", str(folder / "cache-code")) as server:
-        answer = invoke(server, {"inputs": ["It was", "He said"], "parameters": parameters})
-    assert set(answer) == {"outputs"} and len(answer["outputs"]) == 2 and all(answer["outputs"]), answer
-    print("BLOOM with code: an archive, option.s3url, beams")
+    for degree in DEGREES:
+        properties = f"engine=DeepSpeed\noption.s3url = s3://{bucket}/bloom/\noption.tensor_parallel_degree={degree}\noption.pythonExecutable={sys.executable}\n"
+        url = publish(folder, f"s3://{bucket}/code/bloom-{degree}/model.tar.gz", properties, HERE / "bloom_with_code/model.py")
+        with Server(url, "--cache-dir", str(folder / "cache-code")) as server:
+            assert invoke(server, {"inputs": prompts, "parameters": parameters}) == expected
+    print(f"BLOOM with code: option.s3url, beams; {RANKS}")
+
+
+def rank_of(server, number):
+    """The process that is this rank of the server's only worker: the server's folder is among its arguments."""
+    for path in pathlib.Path("/proc").glob("[0-9]*"):
+        with contextlib.suppress(OSError):
+            ours = f"bloomery-{server.process.pid}-".encode() in (path / "cmdline").read_bytes()
+            if ours and f"OMPI_COMM_WORLD_RANK={number}".encode() in (path / "environ").read_bytes().split(b"\0"):
+                return int(path.name)
+    raise AssertionError(f"no rank {number}")
+
+
+def ranks_stream_and_die(folder, bucket):
+    """Streams of a handler on two ranks; one of them is killed while the other waits for it."""
+    properties = f"engine=DeepSpeed\noption.model_id = s3://{bucket}/opt-30b/model/\noption.tensor_parallel_degree=2\noption.pythonExecutable={sys.executable}\n"
+    url = publish(folder, f"s3://{bucket}/code/opt-streams/model.tar.gz", properties, HERE / "opt_streams/model.py")
+    body = {"inputs": PROMPT, "parameters": {"max_new_tokens": 12}}
+    expected = generated(DEMO, PROMPT, 12)
+
+    def streamed():
+        status, headers, text = server.request("POST", "/invocations", body)
+        return status, text.decode()
+
+    with Server(url, "--cache-dir", str(folder / "cache-streams")) as server:
+        assert streamed() == (200, expected), streamed()
+        connection = server.connect()
+        connection.request("POST", "/invocations", json.dumps({**body, "parameters": {"max_new_tokens": 200}}), {"Content-Type": "application/json"})
+        connection.getresponse().read(1)
+        connection.close()  # the next call is answered all the same
+        assert streamed() == (200, expected)
+        one, answers = rank_of(server, 1), []
+        os.kill(one, signal.SIGSTOP)
+        waiting = threading.Thread(target=lambda: answers.append(streamed()))
+        waiting.start()
+        waiting.join(0.3)
+        assert waiting.is_alive()
+        os.kill(one, signal.SIGKILL)
+        waiting.join(30)
+        # Where rank 1 had not come to the end of the call before, the request was still in the queue, and is answered by the ranks that follow.
+        assert answers and (answers[0][0] == 424 or answers[0] == (200, expected)), answers
+        assert streamed() == (200, expected)
+    print("a stream from two ranks; a client that leaves it; a killed rank costs at most the request that it was at")
 
 
 def shards_stream(folder, bucket, bloom):
@@ -246,17 +317,20 @@ def main():
         folder = pathlib.Path(name)
         stores.FOLDER = folder
         stores.USERS = stores.Users(port)
-        settings = stores.USERS.environment(AWS_ENDPOINT_URL=f"http://127.0.0.1:{port}", AWS_DEFAULT_REGION="us-east-1", PYTHONPATH=str(pathlib.Path(BLOOMERY).parent / "python"))
+        settings = stores.USERS.environment(AWS_ENDPOINT_URL=f"http://127.0.0.1:{port}", AWS_DEFAULT_REGION="us-east-1", PYTHONPATH=str(pathlib.Path(BLOOMERY).parent / "python"),
+                                             BLOOMERY_VENVS=sys.prefix + "-handlers")  # fmt: skip
         bucket, bloom = stores.BUCKET, folder / "tiny-bloom"
         make_bloom(bloom)
         with environment(**settings):
             aws("s3", "cp", "--recursive", DEMO, f"s3://{bucket}/opt-30b/model")
             aws("s3", "cp", DEMO / "config.json", f"s3://{bucket}/opt-30b/model-other/OTHER")
             aws("s3", "cp", "--recursive", bloom, f"s3://{bucket}/bloom")
-            cache_is_the_hubs_own(folder, endpoint, opt_without_code(folder, endpoint))
+            cache_is_the_hubs_own(folder, endpoint, opt_without_code(folder, bucket, endpoint))
             opt_with_code(folder, bucket)
+            bloom_batches(folder, bucket, bloom)
             bloom_without_code(folder, bucket, bloom)
             bloom_with_code(folder, bucket, bloom)
+            ranks_stream_and_die(folder, bucket)
             shards_stream(folder, bucket, bloom)
 
 

@@ -9,6 +9,7 @@ import signal
 import struct
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 import types
@@ -287,17 +288,66 @@ except KeyboardInterrupt:
     print(f"Ctrl-C: KeyboardInterrupt after {after:.2f} s, and the model goes on")
 
 
-def check_ranks(model):
-    if shutil.which("mpirun") is None:
-        print("tensor_parallel_degree: SKIPPED, no mpirun")
-        return
-    script = f"import bloomery\nmodel = bloomery.load({str(DEMO)!r}, dtype='f32', tensor_parallel_degree=2)\nprint(model.generate({PROMPT!r}, max_new_tokens=24).token_ids)\n"
+def on_two_ranks(*command):
+    """The command on two ranks: what came of it."""
+    mpirun = ["mpirun", "-n", "2", "--host", "localhost:2", "--bind-to", "none", "--mca", "btl", "self,vader", sys.executable]
     environment = {**os.environ, "OMPI_ALLOW_RUN_AS_ROOT": "1", "OMPI_ALLOW_RUN_AS_ROOT_CONFIRM": "1"}
-    command = ["mpirun", "-n", "2", "--host", "localhost:2", "--bind-to", "none", "--mca", "btl", "self,vader", sys.executable, "-c", script]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=120, env=environment)
-    assert done.returncode == 0, done.stderr
-    assert json.loads(done.stdout) == model.generate(PROMPT, max_new_tokens=24).token_ids, done
-    print("tensor_parallel_degree=2 under mpirun: the same tokens, from rank 0 alone")
+    return subprocess.run([*mpirun, *command], capture_output=True, text=True, timeout=120, env=environment)
+
+
+def check_ranks(model):
+    """Two ranks, each of which calls the model: one rank's answers, on both."""
+    with tempfile.TemporaryDirectory() as folder:
+        done = on_two_ranks(str(ROOT / "tests/python/two_ranks.py"), str(DEMO), folder)
+        assert done.returncode == 0, done.stderr
+        zero, one = (json.loads((pathlib.Path(folder) / rank).read_text()) for rank in "01")
+
+    def text(**options):
+        return model.generate(PROMPT, max_new_tokens=16, **options).text
+
+    sampled = text(do_sample=True, temperature=0.8, top_p=0.9, seed=7)
+    expected = {
+        "many": [g.text for g in model.generate([PROMPT, "The sea", "A"], max_new_tokens=12)],
+        "beams": [s.text for s in model.generate(PROMPT, max_new_tokens=16, num_beams=3, num_return_sequences=2).sequences],
+        "sampled": sampled,
+        "seeds": sampled,
+        "none": [],
+        "stream": [str(piece) for piece in model.stream(PROMPT, max_new_tokens=16)],
+        "left": [str(piece) for piece in model.stream(PROMPT, max_new_tokens=2)][:2],
+        "between": text(),
+        "resumed": text(),
+        "pipeline": bloomery.pipeline(model)(PROMPT, max_new_tokens=5),
+        "second": [[5, 6, 7, *model.generate([5, 6, 7], max_new_tokens=4).token_ids]],
+        "threads": [text()] * 4,
+        "after": text(),
+        "one of two": ["InvalidArgument", "mpirun started 2 ranks, and tensor_parallel_degree is 1: both must be the same"],
+        "bad option": ["InvalidArgument", "top_k cannot be 'many'"],
+        "bad prompt": ["InvalidArgument", "a prompt is text, or a list of token ids"],
+        "closed": ["Unavailable", "the model is closed"],
+    }
+    for rank in (zero, one):
+        assert {name: rank[name] for name in expected} == expected, (rank, expected)
+        assert numpy.abs(numpy.array(rank["logits"]) - model.logits([5, 6, 7, 8])[:, :50]).max() < F32_TOLERANCE
+        assert rank["different"][0] == "InvalidArgument" and "same calls" in rank["different"][1], rank["different"]
+        assert "context" in rank["too long"][1], rank["too long"]
+    assert zero["unseeded"] == one["unseeded"]
+    assert zero["one's bad option"][1] == "rank 1: " + one["one's bad option"][1], (zero, one)
+    assert one["bad tokens"][1] == "rank 0: " + zero["bad tokens"][1], (zero, one)
+    text_0, refused, logits, text_1 = zero["alone"]
+    assert (text_0, text_1, refused) == (text(), text(), expected["bad option"]) and numpy.array(logits).shape == (2, 50)
+    print("two ranks: one rank's texts, streams, logits and errors on both; threads, two models, one rank that follows")
+
+    load = f"import bloomery, os, time; model = bloomery.load({str(DEMO)!r}, dtype='f32', tensor_parallel_degree=2); call = lambda: model.generate('A', max_new_tokens=4)\n"
+    for ending, reason in (
+        ("call() if model.rank == 0 else 1 / 0", "rank 1 has closed the model"),
+        ("call() if model.rank == 1 else 1 / 0", "rank 0 has closed the model"),
+        ("call() if model.rank == 0 else os.kill(os.getpid(), 9)", "signal 9"),
+    ):
+        started = time.monotonic()
+        done = on_two_ranks("-c", load + ending)
+        assert done.returncode != 0 and reason in done.stderr, (done.returncode, done.stderr)
+        assert time.monotonic() - started < 30
+    print("two ranks, one of which raises or dies: both end")
 
 
 with bloomery.load(DEMO, dtype="f32") as demo:

@@ -2,6 +2,7 @@
 # directory and writes DONE, the model is loaded at the first call, text comes in and a pipeline's list goes out.
 import os
 import pathlib
+import time
 
 import boto3
 import bloomery
@@ -22,7 +23,10 @@ def download(bucket, prefix, folder):
 
 def get_model(properties):
     folder = pathlib.Path(os.environ["MODEL_FOLDER"])
-    download(os.environ["MODEL_S3_BUCKET"], os.environ["MODEL_S3_PREFIX"], folder)
+    if os.getenv("LOCAL_RANK", "0") == "0":
+        download(os.environ["MODEL_S3_BUCKET"], os.environ["MODEL_S3_PREFIX"], folder)
+    while not (folder / "DONE").exists():
+        time.sleep(0.02)
     model = bloomery.init_inference(str(folder), mp_size=int(properties["tensor_parallel_degree"]), dtype="fp32", replace_with_kernel_inject=True)
     return bloomery.pipeline(model)
 
