@@ -1,6 +1,10 @@
 #include "targets.h"
 
+#include <unistd.h>
+
 #include <cstdlib>
+#include <filesystem>
+#include <fstream>
 
 #include "api/dialects.h"
 #include "base/mapped_file.h"
@@ -10,10 +14,15 @@
 #include "checkpoint/torch_file.h"
 #include "server/setting_text.h"
 #include "server/settings.h"
+#include "storage/archive.h"
+#include "storage/download_plan.h"
+#include "storage/fake_http.h"
 #include "tokenizer/tokenizer.h"
 
 namespace bloomery {
 namespace {
+
+namespace fs = std::filesystem;
 
 // Fails the fuzzer; assert() would vanish in release builds of the seed test.
 void Require(bool holds) {
@@ -45,6 +54,16 @@ class ViewSource final : public ByteSource {
  private:
   std::string_view bytes_;
 };
+
+std::vector<std::string> Split(std::string_view path) {
+  std::vector<std::string> parts;
+  for (std::size_t begin = 0; begin <= path.size();) {
+    const std::size_t end = std::min(path.find('/', begin), path.size());
+    parts.emplace_back(path.substr(begin, end - begin));
+    begin = end + 1;
+  }
+  return parts;
+}
 
 // Plausible events for whatever a body asked for, so that the answer is built too.
 void Answer(Exchange& exchange) {
@@ -161,6 +180,60 @@ void FuzzProperties(std::string_view input) {
   }
   for (const Remark& remark : collected.without_effect)
     Require(!remark.text.empty() && IsValidUtf8(Displayed(remark.name)));
+}
+
+void FuzzArchive(std::string_view input) {
+  constexpr ArchiveLimits kLimits{.max_bytes = 1U << 20U, .free_bytes = 1U << 16U, .max_entries = 200};
+  // In memory, where there is such a folder.
+  const fs::path parent = fs::exists("/dev/shm") ? fs::path("/dev/shm") : fs::temp_directory_path();
+  const fs::path folder = parent / fmt::format("bloomery-fuzz.{}", ::getpid());
+  fs::remove_all(folder);
+  fs::create_directories(folder);
+  std::ofstream(folder / "archive", std::ios::binary) << input;
+  const Status unpacked = UnpackArchive(folder / "archive", folder / "out", kLimits);
+  std::uint64_t bytes = 0;
+  for (const auto& entry : fs::recursive_directory_iterator(folder)) {
+    Require(entry.symlink_status().type() == fs::file_type::regular ||
+            entry.symlink_status().type() == fs::file_type::directory);
+    const fs::path name = entry.path().lexically_relative(folder);
+    Require(name == "archive" || (unpacked && *name.begin() == "out"));
+    if (name != "archive" && entry.is_regular_file()) bytes += entry.file_size();
+  }
+  Require(bytes <= kLimits.max_bytes);
+  fs::remove_all(folder);
+}
+
+void FuzzS3Answer(std::string_view input) {
+  if (input.empty()) return;
+  constexpr std::array<int, 8> kStatuses = {200, 206, 301, 307, 400, 403, 404, 503};
+  HttpResponse answer{.status = kStatuses[static_cast<unsigned char>(input.front()) % kStatuses.size()]};
+  input.remove_prefix(1);
+  for (bool headers = true; headers;) {
+    const std::size_t end = std::min(input.find('\n'), input.size());
+    const std::string_view line = input.substr(0, end);
+    input.remove_prefix(std::min(end + 1, input.size()));
+    headers = !line.empty();
+    if (const std::size_t colon = line.find(':'); colon != std::string_view::npos)
+      answer.headers.emplace_back(line.substr(0, colon), line.substr(colon + 1));
+  }
+  answer.body = input;
+  FakeHttp http([&answer](const HttpRequest&) { return FakeHttp::Answer{answer}; });
+  CredentialChain nobody(http, [](std::string_view) { return std::string(); }, /*anonymous=*/true);
+  S3Client s3(http, nobody, {.attempts = 2, .first_wait = std::chrono::milliseconds(0)});
+  constexpr std::uint64_t kPartBytes = 1U << 20U;
+  if (auto files = ListFiles(s3, {"bucket", "model"}, kPartBytes)) {
+    for (PlannedFile& file : *files) {
+      Require(!file.name.empty() && !file.name.contains('\0'));
+      // Wherever it is put, it is below: no part of the path is empty, "." or "..".
+      for (const std::string& part : Split(file.name)) Require(!part.empty() && part != "." && part != "..");
+    }
+    if (!files->empty() && PlanParts(s3, files->front(), kPartBytes)) {
+      const PlannedFile& file = files->front();
+      Require(file.part_bytes > 0 && file.part(file.parts() - 1).bytes <= file.part_bytes);
+    }
+  }
+  (void)s3.BeginUpload({"bucket", "model"});
+  (void)s3.Put({"bucket", "model"}, {});
 }
 
 }  // namespace bloomery

@@ -13,5 +13,9 @@ void FuzzTokenizer(std::string_view input);  // tokenizer.json, a NUL, text to e
 void FuzzHttpBody(std::string_view input);   // first byte: the dialect; the rest: a body
 // serving.properties; after a NUL config.properties, after another NUL KEY=VALUE lines of an environment.
 void FuzzProperties(std::string_view input);
+void FuzzArchive(std::string_view input);  // a tar, tar.gz or zip
+// What a store answers: first byte: the status; lines of headers, an empty line, and a body. Every answer is
+// the same, whatever was asked.
+void FuzzS3Answer(std::string_view input);
 
 }  // namespace bloomery

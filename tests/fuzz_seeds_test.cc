@@ -24,6 +24,8 @@ TEST(FuzzSeeds, Torch) { Replay("torch_fuzzer", FuzzTorchFile); }
 TEST(FuzzSeeds, Tokenizer) { Replay("tokenizer_fuzzer", FuzzTokenizer); }
 TEST(FuzzSeeds, Http) { Replay("http_fuzzer", FuzzHttpBody); }
 TEST(FuzzSeeds, Properties) { Replay("properties_fuzzer", FuzzProperties); }
+TEST(FuzzSeeds, Archive) { Replay("archive_fuzzer", FuzzArchive); }
+TEST(FuzzSeeds, S3Answer) { Replay("s3_fuzzer", FuzzS3Answer); }
 
 }  // namespace
 }  // namespace bloomery

@@ -71,12 +71,13 @@ class ThreadPool {
   template <typename Body>
   void ParallelStream(std::int64_t count, Body&& body) {
     for (int thread = 0; thread < threads_; ++thread) {
-      shares_[thread].next.store(count * thread / threads_, std::memory_order_relaxed);
-      shares_[thread].end = count * (thread + 1) / threads_;
+      Share& share = ShareOf(thread);
+      share.next.store(count * thread / threads_, std::memory_order_relaxed);
+      share.end = count * (thread + 1) / threads_;
     }
     Run([&](int thread) {
       for (int turn = 0; turn < threads_; ++turn) {
-        Share& share = shares_[(thread + turn) % threads_];
+        Share& share = ShareOf((thread + turn) % threads_);
         for (;;) {
           const std::int64_t index = share.next.fetch_add(1, std::memory_order_relaxed);
           if (index >= share.end) break;
@@ -91,6 +92,8 @@ class ThreadPool {
     std::atomic<std::int64_t> next{0};
     std::int64_t end = 0;
   };
+
+  Share& ShareOf(int thread) { return shares_[static_cast<std::size_t>(thread)]; }
 
   using ErasedBody = void (*)(void* context, int thread);
 

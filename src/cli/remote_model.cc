@@ -166,7 +166,10 @@ Status FetchS3(ModelFlags& flags, const S3Uri& uri, const LoadProgress& progress
       return UnpackArchive(*session.client, uri, directory, {}, &InterruptGuard::flag());
     }));
   } else {
-    const auto report = DownloadDirectory(*session.client, uri, directory, {.progress = LineFor(progress)});
+    // Loaded next: what half of the memory holds is still there then.
+    const DownloadOptions options{.max_cached_bytes = AvailableMemoryBytes() / 2,
+                                  .progress = LineFor(progress)};
+    const auto report = DownloadDirectory(*session.client, uri, directory, options);
     EndLine(progress);
     if (!report) return Interrupted(report.error(), progress);
     LogFetched(uri.ToString(), report->moved_bytes, start, directory);

@@ -27,7 +27,8 @@ struct Family {
 
 // Guarded by the family's mutex.
 struct Group {
-  Group(std::shared_ptr<Family> one, int ranks) : family(std::move(one)), size(ranks), offers(ranks) {}
+  Group(std::shared_ptr<Family> one, int ranks)
+      : family(std::move(one)), size(ranks), offers(static_cast<std::size_t>(ranks)) {}
 
   const std::shared_ptr<Family> family;
   const int size;

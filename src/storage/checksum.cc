@@ -14,7 +14,8 @@ constexpr std::uint32_t kCrc32Polynomial = 0xEDB88320U;
 constexpr std::uint32_t kCrc32cPolynomial = 0x82F63B78U;
 constexpr std::uint64_t kCrc64NvmePolynomial = 0x9A6C9329AC4BC9B5ULL;
 
-// Sixteen bytes a step, one table for each: 2 to 3 GB/s, against 0.4 GB/s with a single table.
+// Sixteen bytes a step, one table for each: 2 to 3 GB/s, against 0.4 GB/s with a single table. What there is
+// for processors without carry-less multiplication, and for what is left over by it.
 constexpr std::size_t kSlices = 16;
 
 template <typename Word>
@@ -55,32 +56,9 @@ Word UpdateByTable(const Tables<Word>& tables, Word crc, const unsigned char* da
   return crc;
 }
 
-#if defined(__x86_64__)
-__attribute__((target("sse4.2"))) std::uint32_t UpdateCrc32cInHardware(std::uint32_t crc,
-                                                                       const unsigned char* data,
-                                                                       std::size_t size) {
-  std::uint64_t wide = crc;
-  for (; size >= 8; data += 8, size -= 8) {
-    std::uint64_t word = 0;
-    std::memcpy(&word, data, 8);
-    wide = __builtin_ia32_crc32di(wide, word);
-  }
-  auto narrow = static_cast<std::uint32_t>(wide);
-  for (; size > 0; ++data, --size) narrow = __builtin_ia32_crc32qi(narrow, *data);
-  return narrow;
-}
-#endif
-
-std::uint32_t UpdateCrc32c(std::uint32_t crc, const unsigned char* data, std::size_t size) {
-#if defined(__x86_64__)
-  if (__builtin_cpu_supports("sse4.2")) return UpdateCrc32cInHardware(crc, data, size);
-#endif
-  return UpdateByTable(kCrc32cTables, crc, data, size);
-}
-
 // Products and powers modulo the polynomial; the highest bit stands for x^0.
 template <typename Word>
-Word Multiply(Word polynomial, Word a, Word b) {
+constexpr Word Multiply(Word polynomial, Word a, Word b) {
   Word product = 0;
   for (Word mask = std::rotr(Word{1}, 1); mask != 0; mask >>= 1) {
     if ((a & mask) != 0) product ^= b;
@@ -89,16 +67,79 @@ Word Multiply(Word polynomial, Word a, Word b) {
   return product;
 }
 
-// x^(8 * bytes): what `bytes` zeros after a message multiply its remainder by.
 template <typename Word>
-Word ShiftBy(Word polynomial, std::uint64_t bytes) {
-  Word power = std::rotr(Word{1}, 1 + 8);  // x^8
-  Word shift = std::rotr(Word{1}, 1);      // x^0
-  for (; bytes != 0; bytes >>= 1) {
-    if ((bytes & 1) != 0) shift = Multiply(polynomial, shift, power);
-    power = Multiply(polynomial, power, power);
+constexpr Word PowerOfX(Word polynomial, std::uint64_t exponent) {
+  Word square = std::rotr(Word{1}, 2);  // x^1
+  Word power = std::rotr(Word{1}, 1);   // x^0
+  for (; exponent != 0; exponent >>= 1) {
+    if ((exponent & 1) != 0) power = Multiply(polynomial, power, square);
+    square = Multiply(polynomial, square, square);
   }
-  return shift;
+  return power;
+}
+
+#if defined(__x86_64__)
+// Folding (Gopal and others, "Fast CRC Computation for Generic Polynomials Using PCLMULQDQ", 2009): sixteen
+// bytes A, first half and second, stand `bits` before the sixteen that they are added to, modulo the
+// polynomial:
+//
+//   A.first * x^(bits+64)  +  A.second * x^bits
+//
+// A carry-less product of two reflected words comes out one bit short, so the constants have one x less.
+template <typename Word>
+constexpr std::array<std::uint64_t, 2> FoldConstants(Word polynomial, std::uint64_t bits) {
+  constexpr int kUp = 64 - 8 * static_cast<int>(sizeof(Word));
+  return {static_cast<std::uint64_t>(PowerOfX(polynomial, bits + 63)) << kUp,
+          static_cast<std::uint64_t>(PowerOfX(polynomial, bits - 1)) << kUp};
+}
+
+using Lane = long long __attribute__((vector_size(16)));
+
+inline Lane Load(const void* data) {
+  Lane lane;
+  std::memcpy(&lane, data, sizeof(Lane));
+  return lane;
+}
+
+__attribute__((target("pclmul"))) inline Lane Fold(Lane a, Lane constants, Lane onto) {
+  return __builtin_ia32_pclmulqdq128(a, constants, 0x00) ^ __builtin_ia32_pclmulqdq128(a, constants, 0x11) ^
+         onto;
+}
+
+constexpr std::size_t kFoldBytes = 64;  // four lanes: as many products under way hide their latency
+
+// At least kFoldBytes. Takes the bytes that it has summed up from `data` and `size`.
+template <auto kPolynomial, typename Word>
+__attribute__((target("pclmul"))) Word UpdateByFolding(const Tables<Word>& tables, Word crc,
+                                                       const unsigned char*& data, std::size_t& size) {
+  static constexpr auto kFar = FoldConstants(kPolynomial, 8 * kFoldBytes);
+  static constexpr auto kNear = FoldConstants(kPolynomial, 8 * sizeof(Lane));
+  const Lane by_far = Load(kFar.data());
+  const Lane by_near = Load(kNear.data());
+  Lane a = Load(data) ^ Lane { static_cast<long long>(crc), 0 };
+  Lane b = Load(data + 16);
+  Lane c = Load(data + 32);
+  Lane d = Load(data + 48);
+  for (data += kFoldBytes, size -= kFoldBytes; size >= kFoldBytes; data += kFoldBytes, size -= kFoldBytes) {
+    a = Fold(a, by_far, Load(data));
+    b = Fold(b, by_far, Load(data + 16));
+    c = Fold(c, by_far, Load(data + 32));
+    d = Fold(d, by_far, Load(data + 48));
+  }
+  const Lane sum = Fold(Fold(Fold(a, by_near, b), by_near, c), by_near, d);
+  std::array<unsigned char, sizeof(Lane)> rest;
+  std::memcpy(rest.data(), &sum, sizeof(Lane));
+  return UpdateByTable(tables, Word{0}, rest.data(), rest.size());
+}
+#endif
+
+template <auto kPolynomial, typename Word>
+Word UpdateCrc(const Tables<Word>& tables, Word crc, const unsigned char* data, std::size_t size) {
+#if defined(__x86_64__)
+  if (size >= kFoldBytes && __builtin_cpu_supports("pclmul"))
+    crc = UpdateByFolding<kPolynomial>(tables, crc, data, size);
+#endif
+  return UpdateByTable(tables, crc, data, size);
 }
 
 template <typename Word>
@@ -118,7 +159,8 @@ Word FromBigEndian(const std::string& bytes) {
 
 template <typename Word>
 std::string Combine(Word polynomial, const std::string& a, const std::string& b, std::uint64_t b_bytes) {
-  const Word shifted = Multiply(polynomial, FromBigEndian<Word>(a), ShiftBy(polynomial, b_bytes));
+  // x^(8 * bytes) is what zeros after a message multiply its remainder by.
+  const Word shifted = Multiply(polynomial, FromBigEndian<Word>(a), PowerOfX(polynomial, 8 * b_bytes));
   return BigEndian(static_cast<Word>(shifted ^ FromBigEndian<Word>(b)));
 }
 
@@ -155,13 +197,13 @@ void Checksum::Update(std::span<const std::byte> bytes) {
   std::uint64_t& crc = state_->crc;
   switch (state_->kind) {
     case ChecksumKind::kCrc32:
-      crc = UpdateByTable(kCrc32Tables, static_cast<std::uint32_t>(crc), data, bytes.size());
+      crc = UpdateCrc<kCrc32Polynomial>(kCrc32Tables, static_cast<std::uint32_t>(crc), data, bytes.size());
       break;
     case ChecksumKind::kCrc32c:
-      crc = UpdateCrc32c(static_cast<std::uint32_t>(crc), data, bytes.size());
+      crc = UpdateCrc<kCrc32cPolynomial>(kCrc32cTables, static_cast<std::uint32_t>(crc), data, bytes.size());
       break;
     case ChecksumKind::kCrc64Nvme:
-      crc = UpdateByTable(kCrc64Tables, crc, data, bytes.size());
+      crc = UpdateCrc<kCrc64NvmePolynomial>(kCrc64Tables, crc, data, bytes.size());
       break;
     case ChecksumKind::kMd5:
     case ChecksumKind::kSha256:

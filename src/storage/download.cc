@@ -13,6 +13,7 @@
 #include "storage/download_plan.h"
 #include "storage/download_record.h"
 #include "storage/folder_lock.h"
+#include "storage/part_file.h"
 #include "storage/transfer_pool.h"
 
 namespace bloomery {
@@ -35,43 +36,38 @@ std::unexpected<Error> IoError(const fs::path& path, std::string_view what) {
 // Writes the answer to one request at its place in the file.
 class PartSink final : public BodySink {
  public:
-  PartSink(PlannedFile& file, const fs::path& path, int fd, S3Range range, std::atomic<std::uint64_t>& moved)
-      : file_(file), path_(path), fd_(fd), range_(range), moved_(moved), checksum_(file.kind) {}
+  PartSink(PlannedFile& plan, const PartFile& file, S3Range range, std::atomic<std::uint64_t>& moved)
+      : plan_(plan), file_(file), range_(range), moved_(moved), writer_(file, range.offset) {}
   ~PartSink() override { moved_ -= complete() ? 0 : received_; }
   PartSink(const PartSink&) = delete;
   PartSink& operator=(const PartSink&) = delete;
 
   Status Begin(const HttpResponse& head) override {
-    if (file_.in_one) {
+    if (plan_.in_one) {
       const S3Head known = ParseS3Head(head);
       if (!head.Header("content-length").empty() && known.size_bytes != range_.bytes)
         return Changed("has another size than its listing said");
-      PlanVerification(file_, known);
+      PlanVerification(plan_, known);
     } else if (head.status != 206 ||
                !head.Header("content-range")
                     .starts_with(fmt::format("bytes {}-{}/{}", range_.offset,
-                                             range_.offset + range_.bytes - 1, file_.size_bytes))) {
+                                             range_.offset + range_.bytes - 1, plan_.size_bytes))) {
       return Changed("was not answered with the range that was asked for");
     }
     moved_ -= received_;
     received_ = 0;
-    checksum_ = Checksum(file_.kind);
+    checksum_ = Checksum(plan_.kind);
+    writer_ = PartWriter(file_, range_.offset);
     return {};
   }
 
   Status Write(std::span<const std::byte> bytes) override {
     if (bytes.size() > range_.bytes - received_) return Changed("sent more than was asked for");
     checksum_.Update(bytes);
-    while (!bytes.empty()) {
-      const auto at = static_cast<off_t>(range_.offset + received_);
-      const ssize_t written = ::pwrite(fd_, bytes.data(), bytes.size(), at);
-      if (written < 0 && errno == EINTR) continue;
-      if (written <= 0) return IoError(path_, "write");
-      bytes = bytes.subspan(static_cast<std::size_t>(written));
-      received_ += static_cast<std::uint64_t>(written);
-      moved_ += static_cast<std::uint64_t>(written);
-    }
-    return {};
+    RETURN_IF_ERROR(writer_.Add(bytes));
+    received_ += bytes.size();
+    moved_ += bytes.size();
+    return complete() ? writer_.Flush() : Status();
   }
 
   bool complete() const { return received_ == range_.bytes; }
@@ -79,16 +75,16 @@ class PartSink final : public BodySink {
 
  private:
   std::unexpected<Error> Changed(std::string_view what) const {
-    return Fail(ErrorCode::kCorrupt, "{}: {}; start again", file_.object.ToString(), what);
+    return Fail(ErrorCode::kCorrupt, "{}: {}; start again", plan_.object.ToString(), what);
   }
 
-  PlannedFile& file_;
-  const fs::path& path_;
-  int fd_;
+  PlannedFile& plan_;
+  const PartFile& file_;
   S3Range range_;
   std::atomic<std::uint64_t>& moved_;
+  PartWriter writer_;
   std::uint64_t received_ = 0;
-  Checksum checksum_;
+  Checksum checksum_{plan_.kind};
 };
 
 // A file while its parts arrive.
@@ -96,7 +92,7 @@ struct OpenFile {
   PlannedFile plan;
   fs::path path;
   std::mutex opening;
-  UniqueFd fd;                       // from the first part to the last; guarded by opening until then
+  PartFile file;                     // open from the first part to the last; guarded by opening until then
   std::vector<std::string> digests;  // of parts; each written by the thread that has the part
   std::atomic<std::size_t> parts_left{0};
   int tries = 0;  // of the thread that has the last part
@@ -114,6 +110,7 @@ class Download {
       file->plan = std::move(plan);
       files_.push_back(std::move(file));
     }
+    past_cache_ = total_bytes_ > options.max_cached_bytes;
   }
 
   Result<DownloadReport> Run() {
@@ -185,24 +182,12 @@ class Download {
     return {};
   }
 
-  // The file at its full size, so that parts can be written in any order and a full disk is found out at
-  // once.
-  Status Open(OpenFile& file) {
+  Status Open(OpenFile& file) const {
     const std::scoped_lock lock(file.opening);
-    if (file.fd) return {};
-    std::error_code error;
-    fs::create_directories(file.path.parent_path(), error);
-    if (error) return Fail(ErrorCode::kIo, "{}: {}", file.path.parent_path().string(), error.message());
-    UniqueFd fd(::open(file.path.c_str(), O_RDWR | O_CREAT | O_CLOEXEC | O_NOFOLLOW, 0644));
-    if (!fd) return IoError(file.path, "create");
-    const auto size = static_cast<off_t>(file.plan.size_bytes);
-    struct stat info{};
-    if (::fstat(fd.get(), &info) != 0) return IoError(file.path, "examine");
-    if (info.st_size != size && ::ftruncate(fd.get(), size) != 0) return IoError(file.path, "resize");
-    if (size > 0 && ::fallocate(fd.get(), 0, 0, size) != 0 && errno != EOPNOTSUPP)
-      return IoError(file.path, fmt::format("reserve {} bytes for", size));
-    file.fd = std::move(fd);
-    return {};
+    if (file.file.is_open()) return {};
+    // Parts that share a block would undo each other's.
+    const bool apart = file.plan.in_one || file.plan.part_bytes % kDirectBlockBytes == 0;
+    return file.file.Open(file.path, file.plan.size_bytes, past_cache_ && apart);
   }
 
   Status DoPart(OpenFile& file, std::size_t part) {
@@ -212,7 +197,7 @@ class Download {
     if (file.parts_left.fetch_sub(1) > 1) return {};
     ASSIGN_OR_RETURN(const bool whole, Verify(file));
     if (!whole) return FetchAgain(file);
-    file.fd.Reset();
+    file.file.Close();
     return file.plan.in_one && !kept ? journal_.Add(file.plan, 0, file.digests[0]) : Status();
   }
 
@@ -239,11 +224,10 @@ class Download {
     for (std::uint64_t done = 0; done < range.bytes;) {
       if (pool_.stop()) return false;
       const std::size_t want = std::min<std::uint64_t>(buffer.size(), range.bytes - done);
-      const ssize_t got =
-          ::pread(file.fd.get(), buffer.data(), want, static_cast<off_t>(range.offset + done));
-      if (got <= 0) return false;
-      checksum.Update(std::span(buffer).first(static_cast<std::size_t>(got)));
-      done += static_cast<std::uint64_t>(got);
+      const auto piece = std::span(buffer).first(want);
+      if (!file.file.ReadAt(range.offset + done, piece)) return false;
+      checksum.Update(piece);
+      done += want;
     }
     if (checksum.Finish() != *digest) return false;
     kept_bytes_ += range.bytes;
@@ -254,7 +238,7 @@ class Download {
   Status FetchPart(OpenFile& file, std::size_t part) {
     const S3Range range = file.plan.size_bytes == 0 ? S3Range{0, 0} : file.plan.part(part);
     for (int tried = 1;; ++tried) {
-      PartSink sink(file.plan, file.path, file.fd.get(), range, moved_bytes_);
+      PartSink sink(file.plan, file.file, range, moved_bytes_);
       const auto asked = file.plan.in_one ? std::nullopt : std::optional(range);
       RETURN_IF_ERROR(s3_.Get(file.plan.object, asked, file.plan.etag, sink, &pool_.stop()));
       if (sink.complete()) {
@@ -317,6 +301,7 @@ class Download {
   const DownloadOptions& options_;
   std::vector<std::unique_ptr<OpenFile>> files_;
   std::uint64_t total_bytes_ = 0;
+  bool past_cache_ = false;
 
   std::atomic<std::uint64_t> moved_bytes_{0};
   std::atomic<std::uint64_t> kept_bytes_{0};

@@ -15,6 +15,7 @@
 #include <functional>
 
 #include "base/result.h"
+#include "base/system.h"
 #include "storage/s3_client.h"
 
 namespace bloomery {
@@ -32,6 +33,10 @@ struct DownloadOptions {
   // S3 answers a request after 20 to 100 ms, which at that speed is a third of 16 MiB's time: with several in
   // flight, nothing of the line's.
   std::uint64_t part_bytes = 16U << 20U;
+  // A larger download is written past the page cache, which takes a fraction of the processor's time and
+  // pushes nothing out of memory. From a fifth of what is free (vm.dirty_ratio) the kernel lets nobody write
+  // faster than the disk.
+  std::uint64_t max_cached_bytes = AvailableMemoryBytes() / 5;
   // Called from the caller's thread, about ten times a second; false ends the download with kCancelled.
   std::function<bool(const TransferProgress&)> progress;
 };

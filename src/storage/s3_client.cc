@@ -9,6 +9,7 @@
 #include <random>
 #include <sstream>
 #include <thread>
+#include <utility>
 
 namespace bloomery {
 
@@ -32,8 +33,9 @@ constexpr std::chrono::seconds kStallTimeout{20};
 // S3 takes the parts of an upload apart and puts them together when it is finished: minutes for hundreds of
 // GB.
 constexpr std::chrono::seconds kFinishTimeout{600};
-// Keys of a page are 1,000; a listing that never ends is not one.
-constexpr int kMaxPages = 10'000;
+// A page has 1,000 keys. What goes on for longer is no model, or never ends.
+constexpr int kMaxPages = 1000;
+constexpr std::size_t kMaxObjects = 1'000'000;
 
 bool OneOf(std::string_view text, std::initializer_list<std::string_view> list) {
   return std::find(list.begin(), list.end(), text) != list.end();
@@ -363,8 +365,13 @@ Result<std::vector<S3Object>> S3Client::List(const std::string& bucket, const st
                          .etag = std::move(etag)});
       if (objects.size() == limit) return objects;
     }
-    token = result.child_value("NextContinuationToken");
-    if (token.empty() || std::string_view(result.child_value("IsTruncated")) != "true") return objects;
+    const std::string asked = std::exchange(token, result.child_value("NextContinuationToken"));
+    if (std::string_view(result.child_value("IsTruncated")) != "true") return objects;
+    if (token.empty()) {
+      return Fail(ErrorCode::kCorrupt,
+                  "s3://{}/{}: the listing is cut short, and does not say where it goes on", bucket, prefix);
+    }
+    if (token == asked || objects.size() > kMaxObjects) break;
   }
   return Fail(ErrorCode::kTooLarge, "s3://{}/{}: the listing does not end", bucket, prefix);
 }

@@ -106,6 +106,21 @@ TEST(S3ClientTest, ListingsHavePages) {
   EXPECT_EQ(not_s3.s3.List("b", "").error().code, ErrorCode::kCorrupt);
 }
 
+TEST(S3ClientTest, ListingsThatAreNoneAreRefused) {
+  const auto listing = [](std::string_view token) {
+    return Fixture([token](const HttpRequest&) -> FakeHttp::Answer {
+             return {{.status = 200,
+                      .body = fmt::format(
+                          "<ListBucketResult><IsTruncated>true</IsTruncated><Contents><Key>a</Key>"
+                          "<Size>1</Size></Contents>{}</ListBucketResult>",
+                          token)}};
+           })
+        .s3.List("b", "");
+  };
+  EXPECT_EQ(listing("").error().code, ErrorCode::kCorrupt) << "half of one is not taken for all";
+  EXPECT_EQ(listing("<NextContinuationToken>t</NextContinuationToken>").error().code, ErrorCode::kTooLarge);
+}
+
 TEST(S3ClientTest, BusyServicesAndResetsAreTriedAgain) {
   for (const HttpResponse& fault :
        {ErrorAnswer(503, "SlowDown"), ErrorAnswer(500, "InternalError"), ErrorAnswer(429, ""),

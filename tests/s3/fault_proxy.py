@@ -9,16 +9,20 @@ import threading
 import time
 
 BUSY = b'<?xml version="1.0"?><Error><Code>SlowDown</Code><Message>Please reduce your request rate.</Message></Error>'
+EXPIRED = b'<?xml version="1.0"?><Error><Code>ExpiredToken</Code><Message>The provided token has expired.</Message></Error>'
+TRICKLE_BYTES_PER_SECOND = 4096
 
 
 class FaultProxy:
-    """Every request is counted in `requests`. `fault` is called with its number and (method, path) and names what happens to it: None, "busy", "reset", "truncate" or
-    "corrupt". `bytes_per_second` slows every body down."""
+    """Every request is counted in `requests`. `fault` is called with its number and (method, path) and names what happens to it: None, "busy", "reset", "truncate",
+    "corrupt", "hang" (no answer), "stall" (half of one) or "trickle" (4 KiB/s). `bytes_per_second` slows every body down. Requests with the session token
+    `expired_token` are answered as S3 does when it has expired."""
 
     def __init__(self, upstream_port):
         self.requests = []
         self.fault = lambda number, method, path: None
         self.bytes_per_second = None
+        self.expired_token = None
         self._lock = threading.Lock()
         proxy = self
 
@@ -33,6 +37,10 @@ class FaultProxy:
                 body = self.rfile.read(int(self.headers.get("content-length", 0)))
                 if fault == "busy":
                     return self.answer(503, [("content-type", "application/xml")], b"" if self.command == "HEAD" else BUSY, None)
+                if proxy.expired_token is not None and self.headers.get("x-amz-security-token", "") == proxy.expired_token:
+                    return self.answer(400, [("content-type", "application/xml")], b"" if self.command == "HEAD" else EXPIRED, None)
+                if fault == "hang":
+                    return self.wait_for_the_client()
                 upstream = http.client.HTTPConnection("127.0.0.1", upstream_port, timeout=60)
                 upstream.putrequest(self.command, self.path, skip_host=True, skip_accept_encoding=True)
                 for name, value in self.headers.items():  # Host too: it is signed
@@ -51,20 +59,27 @@ class FaultProxy:
                 self.end_headers()
                 if fault == "corrupt" and body:
                     body = body[: len(body) // 2] + bytes([body[len(body) // 2] ^ 1]) + body[len(body) // 2 + 1 :]
-                if fault in ("reset", "truncate"):
+                if fault in ("reset", "truncate", "stall"):
                     body = body[: len(body) // 2]
-                step = len(body) or 1
-                if proxy.bytes_per_second:
-                    step = 65536
+                speed = TRICKLE_BYTES_PER_SECOND if fault == "trickle" else proxy.bytes_per_second
+                step = min(65536, speed // 4) if speed else len(body) or 1
                 for at in range(0, len(body), step):
                     self.wfile.write(body[at : at + step])
-                    if proxy.bytes_per_second:
-                        time.sleep(step / proxy.bytes_per_second)
+                    if speed:
+                        time.sleep(step / speed)
+                if fault == "stall":
+                    self.wait_for_the_client()
                 if fault in ("reset", "truncate"):
                     self.close_connection = True
                 if fault == "reset":
                     self.connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
                     self.connection.close()
+
+            def wait_for_the_client(self):
+                """Until it gives up and closes."""
+                self.close_connection = True
+                while self.connection.recv(65536):
+                    pass
 
             do_GET = do_HEAD = do_PUT = do_POST = do_DELETE = handle_one
 
@@ -94,3 +109,4 @@ class FaultProxy:
         self.requests.clear()
         self.fault = lambda number, method, path: None
         self.bytes_per_second = None
+        self.expired_token = None

@@ -1,6 +1,7 @@
 """The end-to-end test of storage; see run."""
 
 import contextlib
+import http.server
 import json
 import os
 import pathlib
@@ -11,6 +12,7 @@ import socket
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 import urllib.request
 
@@ -71,6 +73,12 @@ class Users:
             client("iam").put_user_policy(UserName=name, PolicyName="p", PolicyDocument=json.dumps(policy))
             key = client("iam").create_access_key(UserName=name)["AccessKey"]
             self.keys[name] = (key["AccessKeyId"], key["SecretAccessKey"])
+        # Two sessions of a role, whose keys come with a token.
+        trust = {"Version": "2012-10-17", "Statement": [{"Effect": "Allow", "Principal": {"AWS": "*"}, "Action": "sts:AssumeRole"}]}
+        role = client("iam").create_role(RoleName="reader", AssumeRolePolicyDocument=json.dumps(trust))["Role"]
+        policy = {"Version": "2012-10-17", "Statement": [{"Effect": "Allow", "Action": "s3:*", "Resource": "*"}]}
+        client("iam").put_role_policy(RoleName="reader", PolicyName="p", PolicyDocument=json.dumps(policy))
+        self.sessions = [client("sts").assume_role(RoleArn=role["Arn"], RoleSessionName=f"session-{number}")["Credentials"] for number in range(2)]
         request = urllib.request.Request(f"http://127.0.0.1:{port}/moto-api/reset-auth", data=b"0", headers={"Content-Type": "text/plain"})
         urllib.request.urlopen(request).read()
 
@@ -87,7 +95,7 @@ def start(*arguments, port, user="all", **more):
 
 def finish(process):
     out, err = process.communicate(timeout=300)
-    for _, secret in USERS.keys.values():
+    for secret in [secret for _, secret in USERS.keys.values()] + [session["SecretAccessKey"] for session in USERS.sessions]:
         assert secret not in out + err, "a secret was printed"
     return process.returncode, out, err
 
@@ -222,6 +230,126 @@ def test_faults():
     print("a byte changed in each file: noticed and fetched again; changed every time: refused")
 
 
+def test_slow_links():
+    """A connection that brings nothing for 20 s is given up and made again; one that brings 4 KiB/s is waited for."""
+    slow = FOLDER / "slow"
+    slow.mkdir()
+    for name, size in {"hangs.bin": 1000, "stalls.bin": 200_000, "stalls-later.bin": 2 * PART, "trickles.bin": 100_000}.items():
+        (slow / name).write_bytes(random.Random(name).randbytes(size))
+    aws("s3", "cp", "--recursive", slow, f"s3://{BUCKET}/slow")
+    PROXY.clear()
+    hit = set()
+
+    def fault(number, method, path):
+        if method == "GET" and "list-type" not in path and path not in hit:
+            if "trickles" not in path:
+                hit.add(path)
+            return {"hangs": "hang", "stalls": "stall", "trickles": "trickle"}[path.rpartition("/")[2].split(".")[0].split("-")[0]]
+
+    PROXY.fault = fault
+    before = time.monotonic()
+    done("download", f"s3://{BUCKET}/slow", fresh("down"), port=PROXY.port)
+    seconds = time.monotonic() - before
+    same(FOLDER / "down", tree(slow))
+    assert 20 < seconds < 60, seconds
+    assert PROXY.count("GET", "hangs.bin") == PROXY.count("GET", "/stalls.bin") == 2 and PROXY.count("GET", "trickles.bin") == 1, PROXY.requests
+    print(f"connections that stop are made again after 20 s, one of 4 KiB/s is waited for: the same bytes in {seconds:.0f} s")
+
+
+class Credentials(http.server.BaseHTTPRequestHandler):
+    """What a container's agent answers: the keys of another session each time, good for years as they say."""
+
+    given = 0
+
+    def do_GET(self):
+        session = USERS.sessions[Credentials.given % 2]
+        Credentials.given += 1
+        keys = {"AccessKeyId": session["AccessKeyId"], "SecretAccessKey": session["SecretAccessKey"], "Token": session["SessionToken"]}
+        body = json.dumps({**keys, "Expiration": "2099-01-01T00:00:00Z"}).encode()
+        self.send_response(200)
+        self.send_header("content-length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
+
+    def log_message(self, *_):
+        pass
+
+
+def test_expired_tokens():
+    """The service calls a token expired that says of itself that it is not: in the middle, at the beginning, and for ever."""
+    agent = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Credentials)
+    threading.Thread(target=agent.serve_forever, daemon=True).start()
+    container = {"AWS_ACCESS_KEY_ID": "", "AWS_SECRET_ACCESS_KEY": "", "AWS_CONTAINER_CREDENTIALS_FULL_URI": f"http://127.0.0.1:{agent.server_port}/role"}
+    opt = ("download", f"s3://{BUCKET}/opt")
+
+    def expire_at(request):
+        def fault(number, method, path):
+            if number == request:
+                PROXY.expired_token = USERS.sessions[0]["SessionToken"]
+
+        return fault
+
+    for request in (1, 6):
+        PROXY.clear()
+        Credentials.given = 0
+        PROXY.fault = expire_at(request)
+        done(*opt, fresh("down"), port=PROXY.port, **container)
+        same(FOLDER / "down")
+        assert Credentials.given == 2 and len(PROXY.requests) > request, (Credentials.given, PROXY.requests)
+    PROXY.clear()
+    session = USERS.sessions[1]
+    PROXY.expired_token = session["SessionToken"]
+    forever = {"AWS_ACCESS_KEY_ID": session["AccessKeyId"], "AWS_SECRET_ACCESS_KEY": session["SecretAccessKey"], "AWS_SESSION_TOKEN": session["SessionToken"]}
+    refused("(ExpiredToken): the service does not accept the credentials from", *opt, fresh("down"), port=PROXY.port, **forever)
+    assert not (FOLDER / "down").exists()
+    agent.shutdown()
+    print("a token that expires at the first or in the middle of the requests: others are fetched, once; where there are none: said")
+
+
+# A disk of its own for a command; what is in it afterwards is listed.
+SMALL_DISK = """
+set -u
+disk=$1 size=$2; shift 2
+mount -t tmpfs -o size="$size" small "$disk" || exit 77
+"$@" 3>&1
+status=$?
+find "$disk" -maxdepth 1 -mindepth 1 -printf 'left: %f\n'
+exit $status
+"""
+# Fills the disk when the download has begun, and has room again for the second start.
+FILL = """
+"$0" download "$1" "$2/down" --connections 1 & pid=$!
+until [ -e "$2/down.partial/empty" ]; do sleep 0.05; done
+cat /dev/zero >"$2/fill" 2>/dev/null
+wait $pid && exit 1
+[ ! -e "$2/down" ] || exit 2
+rm "$2/fill"
+exec "$0" download "$1" "$2/down"
+"""
+
+
+def test_full_disks():
+    """Too small from the beginning, and filled by somebody else meanwhile."""
+    disk = FOLDER / "disk"
+    disk.mkdir()
+
+    def on_disk(size, *command, port):
+        environment = USERS.environment(AWS_ENDPOINT_URL_S3=f"http://127.0.0.1:{port}")
+        namespace = ["unshare", "--user", "--map-root-user", "--mount", "sh", "-c", SMALL_DISK, "sh", str(disk), size]
+        return subprocess.run([*namespace, *map(str, command)], env=environment, capture_output=True, text=True, timeout=300)
+
+    small = on_disk("40m", BLOOMERY, "download", f"s3://{BUCKET}/opt", disk / "down", port=PORT)
+    if small.returncode == 77 or "unshare" in small.stderr:
+        return print(f"SKIPPED: full disks: {small.stderr.strip()}")
+    assert small.returncode not in (0, -signal.SIGABRT) and "bytes are needed and" in small.stderr, small
+    assert "left: down\n" not in small.stdout, small.stdout
+    PROXY.clear()
+    PROXY.bytes_per_second = 40_000_000
+    filled = on_disk("80m", "sh", "-c", FILL, BLOOMERY, f"s3://{BUCKET}/opt", disk, port=PROXY.port)
+    assert filled.returncode == 0 and "No space left on device" in filled.stderr and "left: down\n" in filled.stdout, filled
+    print("a disk that is too small is said before, one that is filled meanwhile when it is; with room again the same command goes on")
+
+
 def wait_until(condition, seconds=60):
     deadline = time.monotonic() + seconds
     while not condition():
@@ -232,7 +360,7 @@ def wait_until(condition, seconds=60):
 def test_interruptions():
     for how, status in ((signal.SIGKILL, -9), (signal.SIGINT, 130)):
         PROXY.clear()
-        PROXY.bytes_per_second = 8e6
+        PROXY.bytes_per_second = 8_000_000
         target, journal = fresh("down"), FOLDER / "down.partial/.bloomery-download.journal"
         process = start("download", f"s3://{BUCKET}/opt", target, "--connections", 2, port=PROXY.port)
         wait_until(lambda: journal.exists() and b"model-00001" in journal.read_bytes())
@@ -252,7 +380,7 @@ def test_interruptions():
 
 def test_once_per_host():
     PROXY.clear()
-    PROXY.bytes_per_second = 20e6
+    PROXY.bytes_per_second = 20_000_000
     target = fresh("down")
     processes = [start("download", f"s3://{BUCKET}/opt", target, port=PROXY.port) for _ in range(4)]
     outs = [finish(process) for process in processes]
@@ -315,5 +443,5 @@ if __name__ == "__main__":
         MODEL = FOLDER / "model"
         MODEL.mkdir()
         make_model(MODEL)
-        for test in (test_downloads, test_refusals, test_faults, test_interruptions, test_once_per_host, test_uploads, test_models):
+        for test in (test_downloads, test_refusals, test_faults, test_slow_links, test_expired_tokens, test_full_disks, test_interruptions, test_once_per_host, test_uploads, test_models):
             test()
