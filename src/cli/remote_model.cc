@@ -27,6 +27,8 @@ bool MakeWritable(const fs::path& folder) {
   return !error && ::access(folder.c_str(), W_OK | X_OK) == 0;
 }
 
+}  // namespace
+
 Result<fs::path> CacheFolder(const ModelFlags& flags) {
   const std::string chosen = flags.cache_dir.empty() ? ProcessEnvironment("BLOOMERY_CACHE") : flags.cache_dir;
   if (!chosen.empty()) {
@@ -44,8 +46,6 @@ Result<fs::path> CacheFolder(const ModelFlags& flags) {
               "no folder to keep downloaded models in: HOME and /tmp cannot be written to; name one with "
               "--cache-dir");
 }
-
-}  // namespace
 
 std::string HumanBytes(std::uint64_t bytes) {
   const auto value = static_cast<double>(bytes);

@@ -2,6 +2,7 @@
 // folder and used from there; or, as shards, from S3 straight into memory.
 #pragma once
 
+#include <filesystem>
 #include <memory>
 
 #include "base/result.h"
@@ -21,11 +22,15 @@ struct S3Session {
 };
 Result<S3Session> OpenS3(bool anonymous);
 
+// Where what was fetched, or is to be sent, is kept: --cache-dir, BLOOMERY_CACHE, ~/.cache/bloomery/models,
+// or below /tmp where there is no home to write to.
+Result<std::filesystem::path> CacheFolder(const ModelFlags& flags);
+
 // A line on standard error with bytes, speed and the time that is left; false after Ctrl-C.
 std::function<bool(const TransferProgress&)> TransferLine(std::string_view doing);
 
-// Replaces a MODEL that is elsewhere by the directory it is fetched into: below --cache-dir, BLOOMERY_CACHE,
-// ~/.cache/bloomery/models, or /tmp where there is no home to write to; the hub's in its tools' own cache.
+// Replaces a MODEL that is elsewhere by the directory it is fetched into: below CacheFolder; the hub's in its
+// tools' own cache.
 // Any other MODEL is left alone. With --load-format s3-stream only small files come to a folder, in memory.
 // `progress`: instead of a line on the terminal, and of an end by Ctrl-C.
 Status FetchModel(ModelFlags& flags, const LoadProgress& progress = nullptr);

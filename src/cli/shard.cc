@@ -10,6 +10,7 @@
 #include "cli/remote_model.h"
 #include "cli/session.h"
 #include "model/shards.h"
+#include "storage/upload.h"
 
 namespace bloomery {
 namespace {
@@ -18,7 +19,7 @@ namespace fs = std::filesystem;
 
 struct ShardFlags {
   ModelFlags model;
-  std::string output;
+  std::string output;  // a directory or s3://
 };
 
 // What is beside the weights and is needed to serve them: configuration, tokenizer, templates; and `policy`,
@@ -37,6 +38,12 @@ Status CopySmallFiles(const fs::path& from, const fs::path& policy, const fs::pa
     if (fs::exists(from / name, error)) RETURN_IF_ERROR(copy(from / name, to / name));
   }
   return policy.empty() ? Status() : copy(policy, to / "architecture.json");
+}
+
+S3Uri ManifestAt(S3Uri uri) {
+  while (uri.key.ends_with('/')) uri.key.pop_back();
+  uri.key += (uri.key.empty() ? "" : "/") + std::string(kShardManifestName);
+  return uri;
 }
 
 // What differs where another model, another version of it, or another description was sharded: of every
@@ -82,6 +89,37 @@ Status WriteConfig(const std::string& shape, const fs::path& to) {
   return {};
 }
 
+// Leaves with the shells' status after Ctrl-C.
+Status OrLeave(Status status) {
+  if (status || status.error().code != ErrorCode::kCancelled) return status;
+  fmt::print(stderr, "\nbloomery: {}\n", status.error().message);
+  throw CLI::RuntimeError(kInterruptedStatus);
+}
+
+// Said before the work and not after: whether the store can be reached, and has a set there.
+Status CheckThere(const S3Session& session, const S3Uri& uri) {
+  const auto found = session.client->List(uri.bucket, ManifestAt(uri).key, 1);
+  if (!found) {
+    // Whoever may write need not be allowed to list.
+    return found.error().code == ErrorCode::kPermissionDenied && !uri.key.empty()
+               ? Status()
+               : std::unexpected(found.error());
+  }
+  if (found->empty()) return {};
+  return Fail(ErrorCode::kInvalidArgument,
+              "{} holds a set of shards, or of some; remove it, or choose another prefix", uri.ToString());
+}
+
+Status Send(const S3Session& session, const fs::path& set, const S3Uri& uri) {
+  const UploadOptions options{.last = std::string(kShardManifestName), .progress = TransferLine("uploading")};
+  const auto sent = UploadPath(*session.client, set, uri, options);
+  if (const LoadProgress line = TerminalProgress("")) line(1, "");
+  if (!sent) return OrLeave(std::unexpected(sent.error()));
+  std::error_code ignored;
+  fs::remove_all(set, ignored);
+  return {};
+}
+
 Status Shard(const ShardFlags& flags) {
   ASSIGN_OR_RETURN(const LoadOptions options, ToLoadOptions(flags.model));
   const bool random = !options.shape.empty();
@@ -105,21 +143,31 @@ Status Shard(const ShardFlags& flags) {
     name = fmt::format("{}, {} tensors, {} bytes, {}", options.name, checkpoint->names().size(),
                        checkpoint->total_bytes(), fingerprint);
   }
-  // The directory is a set once its manifest is there: what goes with it comes before.
-  std::error_code error;
-  fs::create_directories(flags.output, error);
-  if (error) return Fail(ErrorCode::kIo, "{}: {}", flags.output, error.message());
-  RETURN_IF_ERROR(random ? WriteConfig(options.shape, flags.output)
-                         : CopySmallFiles(options.directory, options.policy, flags.output));
   const InterruptGuard guard;
-  const Status written =
-      WriteShards(spec, flags.model.grid(), source, name, dtype, *device, flags.output, Progress(checkpoint));
-  if (!written && written.error().code == ErrorCode::kCancelled) {
-    if (const LoadProgress line = TerminalProgress("")) line(1, "");
-    PrintError(written.error().message);
-    throw CLI::RuntimeError(kInterruptedStatus);
+  fs::path directory = flags.output;
+  S3Session session;
+  S3Uri uri;
+  if (IsS3Uri(flags.output)) {
+    ASSIGN_OR_RETURN(uri, ParseS3Uri(flags.output));
+    ASSIGN_OR_RETURN(session, OpenS3(flags.model.no_sign_request));
+    RETURN_IF_ERROR(CheckThere(session, uri));
+    ASSIGN_OR_RETURN(const fs::path cache, CacheFolder(flags.model));
+    const std::string which = fmt::format("{} {} {} {} {}", flags.output, name, DTypeName(dtype),
+                                          flags.model.tensor_ranks, flags.model.stages);
+    directory = cache / "shards" / HexSha256(std::string_view(which));
   }
-  RETURN_IF_ERROR(written);
+  // The directory is a set once its manifest is there: what goes with it comes before. One that is to be sent
+  // may be finished, and its sending interrupted.
+  if (session.client == nullptr || !ShardSet::Exists(directory)) {
+    std::error_code error;
+    fs::create_directories(directory, error);
+    if (error) return Fail(ErrorCode::kIo, "{}: {}", directory.string(), error.message());
+    RETURN_IF_ERROR(random ? WriteConfig(options.shape, directory)
+                           : CopySmallFiles(options.directory, options.policy, directory));
+    RETURN_IF_ERROR(OrLeave(WriteShards(spec, flags.model.grid(), source, name, dtype, *device, directory,
+                                        Progress(checkpoint))));
+  }
+  if (session.client != nullptr) RETURN_IF_ERROR(Send(session, directory, uri));
   fmt::print("{}: {} shards for --tp {} --pp {}, written and verified\n", flags.output, DTypeName(dtype),
              flags.model.tensor_ranks, flags.model.stages);
   return {};
@@ -138,7 +186,11 @@ void AddShard(CLI::App& app) {
           "Instead of MODEL: a published size with random weights, such as opt-30b, to measure loading")
       ->each([flags](const std::string&) { flags->model.load_format = "dummy"; });
   AddPolicyFlag(*command, flags->model);
-  command->add_option("--output", flags->output, "Directory for the shards, made if it is not there")
+  command
+      ->add_option(
+          "--output", flags->output,
+          "Directory for the shards, made if it is not there; or s3://BUCKET/PREFIX: they are made in "
+          "--cache-dir, sent, and removed there")
       ->required();
   command
       ->add_option("--tp", flags->model.tensor_ranks, "Tensor ranks to cut for; loads at every divisor of it")
@@ -154,7 +206,9 @@ void AddShard(CLI::App& app) {
       ->check(CLI::Range(0, 1024))
       ->capture_default_str();
   command->footer(
-      "Interrupted, the same command goes on where it was. Serve the result with `bloomery serve DIR`.");
+      "Interrupted, the same command goes on where it was. Serve the result with `bloomery serve DIR`, or "
+      "from "
+      "S3 with --load-format s3-stream.");
   command->callback([flags] {
     ExitOnError(FetchModel(flags->model));
     ExitOnError(Shard(*flags));

@@ -1,4 +1,5 @@
 // bloomery download and upload: models between a bucket and a directory.
+#include "checkpoint/shard_set.h"
 #include "cli/commands.h"
 #include "cli/remote_model.h"
 #include "cli/session.h"
@@ -67,7 +68,9 @@ Status Download(const TransferFlags& flags) {
 
 Status Upload(const TransferFlags& flags) {
   ASSIGN_OR_RETURN(const S3Uri uri, ParseS3Uri(flags.to));
-  UploadOptions options{.connections = flags.connections, .progress = TransferLine("uploading")};
+  UploadOptions options{.connections = flags.connections,
+                        .last = std::string(kShardManifestName),
+                        .progress = TransferLine("uploading")};
   ASSIGN_OR_RETURN(options.part_bytes, ParseBytes(flags.part_size));
   const InterruptGuard guard;
   ASSIGN_OR_RETURN(const S3Session session, OpenS3(flags.no_sign_request));

@@ -206,7 +206,17 @@ class Upload {
 Result<UploadReport> UploadPath(S3Client& s3, const fs::path& path, const S3Uri& uri,
                                 const UploadOptions& options) {
   ASSIGN_OR_RETURN(Files files, FindFiles(path, uri, options));
-  return Upload(s3, std::move(files), options).Run(uri);
+  const auto is_last = [&](const auto& file) { return file->path == path / options.last; };
+  Files last;
+  if (const auto found = std::find_if(files.begin(), files.end(), is_last); found != files.end()) {
+    last.push_back(std::move(*found));
+    files.erase(found);
+  }
+  ASSIGN_OR_RETURN(UploadReport report, Upload(s3, std::move(files), options).Run(uri));
+  if (last.empty()) return report;
+  ASSIGN_OR_RETURN(const UploadReport end, Upload(s3, std::move(last), options).Run(uri));
+  return UploadReport{report.files + end.files, report.kept_files + end.kept_files,
+                      report.total_bytes + end.total_bytes, report.moved_bytes + end.moved_bytes};
 }
 
 }  // namespace bloomery

@@ -15,6 +15,9 @@ struct UploadOptions {
   int connections = 16;  // in flight
   // S3 takes parts from 5 MiB on, 10,000 a file at most: larger files have larger parts.
   std::uint64_t part_bytes = 16U << 20U;
+  // Of a directory: the name of a file that is sent when all others are there, since readers take its
+  // presence for theirs.
+  std::string last{};
   // As in DownloadOptions.
   std::function<bool(const TransferProgress&)> progress{};
 };

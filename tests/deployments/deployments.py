@@ -27,6 +27,7 @@ from serving import BLOOMERY, ROOT, Server  # noqa: E402
 
 HERE = pathlib.Path(__file__).resolve().parent
 DEMO = ROOT / "demo/model"
+EXTRA = "onnx/model.onnx"
 COMMIT = "5d2d3a8d8d1f6a9a2f4b7c6e1d0c9b8a7f6e5d4c"
 PROMPT = "Amazon.com is the best"
 DEGREES = (1, 2)
@@ -34,10 +35,11 @@ RANKS = "one rank and two"
 
 
 class Hub(http.server.BaseHTTPRequestHandler):
-    """As much of the hub's HTTP API as downloading a model takes: one model, whose weights are a large file elsewhere."""
+    """As much of the hub's HTTP API as downloading a model takes: one model, whose weights are a large file elsewhere, with a folder in it for other programs."""
 
     protocol_version = "HTTP/1.1"
     asked = []
+    extra = pathlib.Path()  # onnx/model.onnx lies here
 
     def log_message(self, *_):
         pass
@@ -49,8 +51,10 @@ class Hub(http.server.BaseHTTPRequestHandler):
         path = self.path.partition("?")[0]
         Hub.asked.append(path)
         if re.fullmatch("/api/models/facebook/opt-30b(/revision/main|/revision/" + COMMIT + ")?", path):
-            return self.send(json.dumps({"id": "facebook/opt-30b", "sha": COMMIT, "siblings": [self.describe(file) for file in sorted(DEMO.iterdir())]}).encode())
-        found = re.fullmatch("/facebook/opt-30b/resolve/(main|" + COMMIT + ")/([^/]+)", path)
+            return self.send(json.dumps({"id": "facebook/opt-30b", "sha": COMMIT, "siblings": [self.describe(DEMO, file) for file in sorted(DEMO.iterdir())] + [self.describe(Hub.extra, Hub.extra / EXTRA)]}).encode())
+        found = re.fullmatch("/facebook/opt-30b/resolve/(main|" + COMMIT + ")/(.+)", path)
+        if found and found[2] == EXTRA:
+            return self.send_file(Hub.extra / EXTRA)
         if found and (DEMO / found[2]).exists():
             return self.send_file(DEMO / found[2])
         return self.send(b"", 404)
@@ -63,10 +67,10 @@ class Hub(http.server.BaseHTTPRequestHandler):
         return hashlib.sha1(b"blob %d\0" % len(contents) + contents).hexdigest()
 
     @classmethod
-    def describe(cls, file):
+    def describe(cls, root, file):
         size = file.stat().st_size
         lfs = {"lfs": {"size": size, "sha256": cls.etag(file), "pointerSize": 134}} if file.suffix == ".safetensors" else {}
-        return {"rfilename": file.name, "size": size, "blobId": cls.etag(file) if not lfs else "0" * 40, **lfs}
+        return {"rfilename": str(file.relative_to(root)), "size": size, "blobId": cls.etag(file) if not lfs else "0" * 40, **lfs}
 
     def send_file(self, file):
         contents = file.read_bytes()
@@ -179,6 +183,12 @@ def cache_is_the_hubs_own(folder, endpoint, ours):
         links = {str(path.relative_to(root)): os.readlink(path) for path in root.rglob("*") if path.is_symlink()}
         return links, {str(path.relative_to(root)) for path in root.rglob("*") if path.is_file() and not path.is_symlink()}
 
+    # What lies in folders is for other programs, and not fetched by us; huggingface_hub adds it to what we have.
+    assert not [path for path in Hub.asked[:asked] if EXTRA in path]
+    asked = len(Hub.asked)
+    assert layout(ours) != layout(theirs)
+    huggingface_hub.snapshot_download(name, cache_dir=ours, endpoint=endpoint)
+    assert {path for path in Hub.asked[asked:] if "/resolve/" in path} == {f"/{name}/resolve/{COMMIT}/{EXTRA}"}, Hub.asked[asked:]
     assert layout(ours) == layout(theirs), (layout(ours), layout(theirs))
     asked = len(Hub.asked)
     with environment(HF_HUB_CACHE=str(theirs), HF_HUB_OFFLINE="1"):
@@ -316,6 +326,9 @@ def main():
     with tempfile.TemporaryDirectory() as name, hub() as endpoint, stores.moto() as port:
         folder = pathlib.Path(name)
         stores.FOLDER = folder
+        Hub.extra = folder / "extra"
+        (Hub.extra / EXTRA).parent.mkdir(parents=True)
+        (Hub.extra / EXTRA).write_bytes(b"not for us")
         stores.USERS = stores.Users(port)
         settings = stores.USERS.environment(AWS_ENDPOINT_URL=f"http://127.0.0.1:{port}", AWS_DEFAULT_REGION="us-east-1", PYTHONPATH=str(pathlib.Path(BLOOMERY).parent / "python"),
                                              BLOOMERY_VENVS=sys.prefix + "-handlers")  # fmt: skip

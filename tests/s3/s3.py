@@ -434,6 +434,34 @@ def test_models():
     print("s3:// for MODEL: downloaded once into the cache, and the same model")
 
 
+def test_shards():
+    """A set made straight for a bucket: its manifest comes last, an interrupted one goes on, and nothing stays here."""
+    demo, cache = ROOT / "demo/model", fresh("shard-cache")
+    shard = ("shard", demo, "--dtype", "int8", "--tp", 2, "--cache-dir", cache, "--output", f"s3://{BUCKET}/set")
+    PROXY.clear()
+    PROXY.fault = lambda number, method, path: "hang" if method == "PUT" and "rank-1" in path else None
+    process = start(*shard, port=PROXY.port)
+    wait_until(lambda: PROXY.count("PUT", "rank-1") > 0)
+    process.kill()
+    finish(process)
+    assert len(list(cache.rglob("manifest.json"))) == 1 and PROXY.count("PUT", "manifest.json") == 0
+    PROXY.forget_dead()
+    out = done(*shard, port=PROXY.port)
+    assert "verified" in out, out
+    puts = [path.rpartition("/")[2] for method, path in PROXY.requests if method == "PUT"]
+    assert puts[-1] == "manifest.json" and len(puts) == len(set(puts)) and any("rank-1" in name for name in puts), puts
+    assert not [path for path in cache.rglob("*") if path.is_file()], list(cache.rglob("*"))
+    local = fresh("set")
+    done(*shard[:-1], local, port=PORT)
+    done("download", f"s3://{BUCKET}/set", fresh("down"), port=PORT)
+    same(FOLDER / "down", tree(local))
+    text = ("--prompt", "It was", "--max-new-tokens", 8)
+    assert done("generate", f"s3://{BUCKET}/set", "--load-format", "s3-stream", *text, port=PORT) == done("generate", local, *text, port=PORT)
+    refused("holds a set of shards", *shard, port=PORT)
+    refused("no such bucket", *shard[:-1], "s3://absent/set", port=PORT)
+    print("a set of shards made straight for a bucket, killed while it is sent and started again: the same files as made here, the manifest last")
+
+
 if __name__ == "__main__":
     with tempfile.TemporaryDirectory() as folder, moto() as PORT:
         FOLDER = pathlib.Path(folder)
@@ -443,5 +471,5 @@ if __name__ == "__main__":
         MODEL = FOLDER / "model"
         MODEL.mkdir()
         make_model(MODEL)
-        for test in (test_downloads, test_refusals, test_faults, test_slow_links, test_expired_tokens, test_full_disks, test_interruptions, test_once_per_host, test_uploads, test_models):
+        for test in (test_downloads, test_refusals, test_faults, test_slow_links, test_expired_tokens, test_full_disks, test_interruptions, test_once_per_host, test_uploads, test_models, test_shards):
             test()
