@@ -22,7 +22,7 @@ struct ServeFlags {
   std::string max_body = "64MiB";
   std::string batch_shape = "pipeline";
   double request_timeout_s = 0;
-  double drain_timeout_s = 30;
+  double drain_timeout_s = 28;  // hosts kill after 30: before that, what is unfinished gets its error
   double step_timeout_s = 300;
   std::string management = "auto";
   std::string models_memory;  // "12GiB"; empty: what is free

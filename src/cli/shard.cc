@@ -92,7 +92,8 @@ Status WriteConfig(const std::string& shape, const fs::path& to) {
 // Leaves with the shells' status after Ctrl-C.
 Status OrLeave(Status status) {
   if (status || status.error().code != ErrorCode::kCancelled) return status;
-  fmt::print(stderr, "\nbloomery: {}\n", status.error().message);
+  if (const LoadProgress line = TerminalProgress("")) line(1, "");
+  PrintError(status.error().message);
   throw CLI::RuntimeError(kInterruptedStatus);
 }
 

@@ -28,7 +28,7 @@ struct ServerOptions {
   std::chrono::milliseconds body_timeout{60'000};
   std::chrono::milliseconds write_timeout{30'000};  // a reader slower than this loses its connection
   std::chrono::milliseconds request_timeout{0};     // deadline of a generation; 0: none
-  std::chrono::milliseconds drain_timeout{30'000};  // after SIGTERM
+  std::chrono::milliseconds drain_timeout{28'000};  // after SIGTERM
 };
 
 }  // namespace bloomery
