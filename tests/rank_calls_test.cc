@@ -1,5 +1,5 @@
-// Calls that all ranks make together (worker/rank_calls.h), on ranks that are threads: each gets what one rank alone
-// gets, errors are everybody's, and nobody is left waiting.
+// Calls that all ranks make together (worker/rank_calls.h), on ranks that are threads: each gets what one
+// rank alone gets, errors are everybody's, and nobody is left waiting.
 #include "worker/rank_calls.h"
 
 #include <gtest/gtest.h>
@@ -144,9 +144,9 @@ TEST(RankCallsTest, ErrorsAreEverybodysAndTheNextCallWorks) {
   const auto expected = Alone(1);
   OnTwoRanks([&](Rank& rank) {
     // One rank's argument.
-    const auto refused = rank.calls().Meet(rank.number() == 1
-                                               ? Result<RankCall>(Fail(ErrorCode::kUnsupported, "that"))
-                                               : Result<RankCall>(RankCall::Logits({})));
+    const auto refused =
+        rank.calls().Meet(rank.number() == 1 ? Result<RankCall>(Fail(ErrorCode::kUnsupported, "that"))
+                                             : Result<RankCall>(RankCall::Logits({})));
     ASSERT_FALSE(refused);
     EXPECT_EQ(refused.error().code, ErrorCode::kUnsupported);
     EXPECT_EQ(refused.error().message, rank.number() == 1 ? "that" : "rank 1: that");

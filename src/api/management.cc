@@ -27,8 +27,9 @@ Result<Parameters> BodyParameters(std::string_view body) {
   if (body.find_first_not_of(" \t\r\n") == std::string_view::npos) return parameters;
   ASSIGN_OR_RETURN(const json::value parsed, ParseJson(body, "the body"));
   if (!parsed.is_object())
-    return Fail(ErrorCode::kInvalidArgument,
-                "the body must be a JSON object such as {{\"model_name\": \"NAME\", \"url\": \"DIRECTORY\"}}");
+    return Fail(
+        ErrorCode::kInvalidArgument,
+        "the body must be a JSON object such as {{\"model_name\": \"NAME\", \"url\": \"DIRECTORY\"}}");
   for (const auto& [name, value] : parsed.get_object()) {
     if (const auto* text = value.if_string()) {
       parameters[name] = std::string_view(*text);
@@ -147,14 +148,16 @@ Result<ModelRegistration> ParseRegistration(std::string_view query, std::string_
   registration.url = take("url");
   if (registration.url.empty()) return Fail(ErrorCode::kInvalidArgument, "url: is required");
   if (registration.url.size() > kMaxUrlBytes || registration.url.find('\0') != std::string::npos)
-    return Fail(ErrorCode::kInvalidArgument, "url: must be at most {} bytes, none of them zero", kMaxUrlBytes);
+    return Fail(ErrorCode::kInvalidArgument, "url: must be at most {} bytes, none of them zero",
+                kMaxUrlBytes);
   registration.name = take("model_name");
   if (registration.name.empty()) registration.name = ModelNameOf(registration.url);
   if (!IsName(registration.name))
-    return Fail(ErrorCode::kInvalidArgument,
-                "model_name: must be 1 to {} letters, digits, '-', '_' and '.'; name the model where its url does "
-                "not end with such a name",
-                kMaxNameBytes);
+    return Fail(
+        ErrorCode::kInvalidArgument,
+        "model_name: must be 1 to {} letters, digits, '-', '_' and '.'; name the model where its url does "
+        "not end with such a name",
+        kMaxNameBytes);
   registration.version = take("model_version");
   if (!registration.version.empty() && !IsName(registration.version))
     return Fail(ErrorCode::kInvalidArgument, "model_version: must be letters, digits, '-', '_' and '.'");
@@ -224,8 +227,8 @@ HttpAnswer DescribeModel(std::span<const ModelReport> versions) {
 
 HttpAnswer DescribeModelForSageMaker(const ModelReport& model) {
   HttpAnswer answer;
-  answer.body = json::serialize(
-      json::object{{"modelName", model.name}, {"modelUrl", ReplaceInvalidUtf8(model.url)}});
+  answer.body =
+      json::serialize(json::object{{"modelName", model.name}, {"modelUrl", ReplaceInvalidUtf8(model.url)}});
   return answer;
 }
 

@@ -1,6 +1,6 @@
 // Models that are loaded and unloaded while a server runs: DJL Serving's management API, and SageMaker's
-// multi-model contract, which is a part of it. What is asked for, and what is told; neither sockets nor models
-// are here. Shapes with examples: docs/reference/management.md.
+// multi-model contract, which is a part of it. What is asked for, and what is told; neither sockets nor
+// models are here. Shapes with examples: docs/reference/management.md.
 #pragma once
 
 #include <cstdint>
@@ -25,8 +25,8 @@ struct ModelTuning {
 };
 
 struct ModelRegistration {
-  std::string url;      // a directory, an archive, s3://bucket/prefix/, or a hub's id
-  std::string name;     // never empty
+  std::string url;           // a directory, an archive, s3://bucket/prefix/, or a hub's id
+  std::string name;          // never empty
   std::string version = {};  // empty: none
   std::string engine = {};   // empty: what the deployment says
   ModelTuning tuning = {};

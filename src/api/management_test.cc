@@ -43,7 +43,8 @@ TEST(ParseRegistration, BodyAsSageMakerSendsIt) {
   EXPECT_EQ(registration->url, "/opt/ml/models/a1b2/model");
   EXPECT_TRUE(registration->synchronous);
   EXPECT_FALSE(registration->tuning.batch_size);
-  EXPECT_EQ(ParseRegistration("model_name=b", R"({"model_name": "a", "url": "/m", "batch_size": 2})")->name, "b")
+  EXPECT_EQ(ParseRegistration("model_name=b", R"({"model_name": "a", "url": "/m", "batch_size": 2})")->name,
+            "b")
       << "the query wins";
 }
 

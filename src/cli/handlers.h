@@ -5,9 +5,11 @@
 
 #include <filesystem>
 #include <map>
+#include <optional>
 #include <string>
 
 #include "base/result.h"
+#include "server/model_source.h"
 #include "worker/handler_pool.h"
 
 namespace bloomery {
@@ -29,6 +31,8 @@ struct HandlerFlags {
   std::string python = HandlerLaunch().python;
   std::map<std::string, std::string> properties;  // what the first call carries
   std::uint64_t required_memory_bytes = 0;        // required_memory_mb
+  // To be fetched; "model_id" of `properties` is then the directory.
+  std::optional<ModelSource> source;
 };
 
 void AddHandlerFlags(CLI::App& command, HandlerFlags& flags);

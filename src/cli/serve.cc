@@ -101,6 +101,16 @@ Status Serve(const ServeFlags& flags, const ServeFlags& typed, const CommandLine
           {.url = model.url, .name = model.name, .version = model.version, .engine = model.engine});
     spdlog::info("{} models at the start{}", flags.models->size(),
                  host_options.management ? "; POST /models loads more" : "");
+  } else if (flags.handlers.source) {
+    // Fetched while /ping tells how far that is.
+    ASSIGN_OR_RETURN(const HandlerOptions handler,
+                     ToHandlerOptions(flags.handlers, flags.name, flags.model.tensor_ranks));
+    const auto prepare = [&io, flags](const ModelRegistration&, std::uint64_t,
+                                      const LoadProgress& progress) -> Result<PreparedModel> {
+      ASSIGN_OR_RETURN(NamedModel named, PrepareFromFlags(io, flags, std::nullopt, progress));
+      return std::move(named.model);
+    };
+    host.AddAtStartup({.url = flags.shown_url, .name = handler.launch.name}, prepare);
   } else {
     ASSIGN_OR_RETURN(const NamedModel named, PrepareFromFlags(io, flags, std::nullopt));
     host.AddAtStartup({.url = flags.shown_url, .name = named.name}, named.model);

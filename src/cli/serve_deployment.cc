@@ -87,10 +87,9 @@ const std::string* SetValue(const Deployment& deployment, std::string_view name)
   return nullptr;
 }
 
-// The handler gets its options as the deployment has them, and what lies in S3 as the directory it was
+// The handler gets its options as the deployment has them, and what lies in S3 as the directory it is
 // downloaded into: a model.py reads that from "model_id".
-Status TakeHandler(const Deployment& deployment, const CommandLine& given, const LoadProgress& progress,
-                   ServeFlags& flags) {
+void TakeHandler(const Deployment& deployment, const CommandLine& given, ServeFlags& flags) {
   HandlerFlags& handlers = flags.handlers;
   handlers.directory = deployment.directory;
   handlers.entry_point = deployment.entry_point;
@@ -105,11 +104,8 @@ Status TakeHandler(const Deployment& deployment, const CommandLine& given, const
   }
   const bool options_name_it =
       handlers.properties.contains("model_id") || handlers.properties.contains("s3url");
-  if (!deployment.source || deployment.source->kind != SourceKind::kS3 || !options_name_it) return {};
-  ModelFlags model = flags.model;
-  RETURN_IF_ERROR(FetchModel(model, *deployment.source, progress));
-  handlers.properties["model_id"] = model.model;
-  return {};
+  if (deployment.source && deployment.source->kind == SourceKind::kS3 && options_name_it)
+    handlers.source = deployment.source;
 }
 
 }  // namespace
@@ -127,8 +123,7 @@ CommandLine GivenFlags(const CLI::App& command) {
   return given;
 }
 
-Status TakeDeployment(ServeFlags& flags, const CommandLine& given, const Environment& environment,
-                      const LoadProgress& progress) {
+Status TakeDeployment(ServeFlags& flags, const CommandLine& given, const Environment& environment) {
   if (!flags.model.shape.empty()) return {};
   ASSIGN_OR_RETURN(const Deployment deployment, ResolveDeployment(flags.model.model, environment, given,
                                                                   {.numa_nodes = UsableNumaNodes()}));
@@ -136,11 +131,12 @@ Status TakeDeployment(ServeFlags& flags, const CommandLine& given, const Environ
   RETURN_IF_ERROR(CheckErrors(deployment));
   flags.models = deployment.models;
   flags.multi_model = deployment.multi_model;
+  if (deployment.management && !given.contains("--management")) flags.management = "on";
   flags.model_url_pattern = deployment.model_url_pattern.value_or("");
   if (flags.models) {
     // No model's files are here.
   } else if (deployment.runtime == Runtime::kPythonHandler) {
-    RETURN_IF_ERROR(TakeHandler(deployment, given, progress, flags));
+    TakeHandler(deployment, given, flags);
   } else if (deployment.source && !flags.source) {
     flags.source = deployment.source;
   }

@@ -40,8 +40,6 @@ CommandLine GivenFlags(const CLI::App& command);
 // Where MODEL is a deployment made for DJL Serving's, SageMaker's or Hugging Face's containers, or the
 // environment is such a one's: flags that are not in `given` take its values, and the log says which, from
 // where, and what has no effect. Fails where the deployment cannot be honoured.
-// `progress`: as FetchModel has it, for the files of a model.py.
-Status TakeDeployment(ServeFlags& flags, const CommandLine& given, const Environment& environment,
-                      const LoadProgress& progress = nullptr);
+Status TakeDeployment(ServeFlags& flags, const CommandLine& given, const Environment& environment);
 
 }  // namespace bloomery

@@ -80,7 +80,8 @@ Result<std::uint64_t> SetMemoryAside(const LoadOptions& options, std::optional<s
   return need.weight_bytes + kv_bytes;
 }
 
-Result<NamedModel> PrepareEngine(asio::io_context& io, ServeFlags flags, std::optional<std::uint64_t> free_bytes) {
+Result<NamedModel> PrepareEngine(asio::io_context& io, ServeFlags flags,
+                                 std::optional<std::uint64_t> free_bytes) {
   NamedModel prepared;
   LoadOptions options;
   if (flags.source) {
@@ -103,11 +104,16 @@ Result<NamedModel> PrepareEngine(asio::io_context& io, ServeFlags flags, std::op
   return prepared;
 }
 
-Result<NamedModel> PrepareHandler(asio::io_context& io, const ServeFlags& flags) {
+Result<NamedModel> PrepareHandler(asio::io_context& io, ServeFlags flags, const LoadProgress& progress) {
   const Grid grid = flags.model.grid();
   if (grid.stages > 1 || !flags.model.hostfile.empty())
     return Fail(ErrorCode::kUnsupported,
                 "a model.py is run by ranks of one host: --tp, without --pp or --hostfile");
+  if (flags.handlers.source) {
+    ModelFlags model = flags.model;
+    RETURN_IF_ERROR(FetchModel(model, *flags.handlers.source, progress));
+    flags.handlers.properties["model_id"] = model.model;
+  }
   ASSIGN_OR_RETURN(HandlerOptions options, ToHandlerOptions(flags.handlers, flags.name, grid.tensor_ranks));
   ASSIGN_OR_RETURN(const ServerOptions server, ToServerOptions(flags));
   NamedModel prepared;
@@ -123,8 +129,9 @@ Result<NamedModel> PrepareHandler(asio::io_context& io, const ServeFlags& flags)
 // The environment of one model among several: what names the files of one alone is not this one's.
 Environment EnvironmentOfOne() {
   Environment environment = ProcessEnvironment();
-  for (const char* name : {"SERVING_LOAD_MODELS", "SERVING_MODEL_STORE", "SAGEMAKER_MULTI_MODEL", "OPTION_MODEL_ID",
-                           "OPTION_S3URL", "HF_MODEL_ID", "MODEL_S3_BUCKET", "MODEL_S3_PREFIX"})
+  for (const char* name :
+       {"SERVING_LOAD_MODELS", "SERVING_MODEL_STORE", "SAGEMAKER_MULTI_MODEL", "OPTION_MODEL_ID",
+        "OPTION_S3URL", "HF_MODEL_ID", "MODEL_S3_BUCKET", "MODEL_S3_PREFIX"})
     environment.erase(name);
   return environment;
 }
@@ -148,31 +155,33 @@ Status CheckEngineName(const std::string& engine) {
   for (const std::string_view known : {"", "Native", "DeepSpeed", "MPI", "Python"}) {
     if (EqualIgnoringCase(engine, known)) return {};
   }
-  return Fail(ErrorCode::kInvalidArgument, "engine: must be Native, DeepSpeed, MPI or Python; leave it out and "
-                                           "the model's own files say which it is");
+  return Fail(ErrorCode::kInvalidArgument,
+              "engine: must be Native, DeepSpeed, MPI or Python; leave it out and "
+              "the model's own files say which it is");
 }
 
 Result<PreparedModel> PrepareOne(asio::io_context& io, ServeFlags flags, CommandLine given,
-                                 const ModelRegistration& registration, std::uint64_t free_bytes) {
-  // A server has no terminal, and its Ctrl-C is not ours.
-  const LoadProgress silent = [](double, std::string_view) {};
+                                 const ModelRegistration& registration, std::uint64_t free_bytes,
+                                 const LoadProgress& progress) {
   RETURN_IF_ERROR(CheckEngineName(registration.engine));
   std::string_view url = registration.url;
   if (url.starts_with("file://")) url.remove_prefix(7);
   if (url.find("://") != std::string_view::npos && !url.starts_with("s3://"))
-    return Fail(ErrorCode::kUnsupported, "url: must be a directory, an archive, s3://BUCKET/PREFIX, or a hub's id");
+    return Fail(ErrorCode::kUnsupported,
+                "url: must be a directory, an archive, s3://BUCKET/PREFIX, or a hub's id");
   flags.model.model = url;
   given["--model-name"] = flags.name = registration.name;
   TakeTuning(registration.tuning, flags, given);
-  RETURN_IF_ERROR(TakeModel(flags, silent));
+  RETURN_IF_ERROR(TakeModel(flags, progress));
   flags.model.known_as.clear();
-  RETURN_IF_ERROR(TakeDeployment(flags, given, EnvironmentOfOne(), silent));
+  RETURN_IF_ERROR(TakeDeployment(flags, given, EnvironmentOfOne()));
   if (flags.models)
-    return Fail(ErrorCode::kInvalidArgument, "url: holds several models in directories of their own; name one");
+    return Fail(ErrorCode::kInvalidArgument,
+                "url: holds several models in directories of their own; name one");
   // Of an engine, the queue counts what is being computed too.
   if (registration.tuning.job_queue_size)
     flags.server.max_requests = *registration.tuning.job_queue_size + flags.model.max_batch_size;
-  ASSIGN_OR_RETURN(NamedModel prepared, PrepareFromFlags(io, flags, free_bytes));
+  ASSIGN_OR_RETURN(NamedModel prepared, PrepareFromFlags(io, flags, free_bytes, progress));
   return std::move(prepared.model);
 }
 
@@ -206,17 +215,18 @@ Status TakeModel(ServeFlags& flags, const LoadProgress& progress) {
 }
 
 Result<NamedModel> PrepareFromFlags(asio::io_context& io, const ServeFlags& flags,
-                                    std::optional<std::uint64_t> free_bytes) {
-  return flags.handlers.directory.empty() ? PrepareEngine(io, flags, free_bytes) : PrepareHandler(io, flags);
+                                    std::optional<std::uint64_t> free_bytes, const LoadProgress& progress) {
+  return flags.handlers.directory.empty() ? PrepareEngine(io, flags, free_bytes)
+                                          : PrepareHandler(io, flags, progress);
 }
 
 PrepareModel PrepareByUrl(asio::io_context& io, ServeFlags base, CommandLine given) {
   base.model.model.clear();
   base.model.shape.clear();
   if (base.model.load_format == "dummy") base.model.load_format = "auto";
-  return [&io, base = std::move(base), given = std::move(given)](const ModelRegistration& registration,
-                                                                 std::uint64_t free_bytes) {
-    return PrepareOne(io, base, given, registration, free_bytes);
+  return [&io, base = std::move(base), given = std::move(given)](
+             const ModelRegistration& registration, std::uint64_t free_bytes, const LoadProgress& progress) {
+    return PrepareOne(io, base, given, registration, free_bytes, progress);
   };
 }
 

@@ -270,6 +270,8 @@ class Resolver {
     const std::string* load = Value("load_models");
     const bool all = load == nullptr || EqualIgnoringCase(*load, "ALL");
     if (out_.multi_model) Becomes("SAGEMAKER_MULTI_MODEL", "--management on");
+    out_.management = Value("management_address") != nullptr;
+    if (out_.management) Becomes("management_address", "--management on");
     if (out_.multi_model && !all)
       Ignore("load_models",
              "SAGEMAKER_MULTI_MODEL: the server starts without a model, and each is loaded by request");

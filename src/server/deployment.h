@@ -45,6 +45,7 @@ struct Deployment {
   std::optional<std::vector<ModelToLoad>> models;
   bool multi_model = false;  // SageMaker's multi-model contract: models are loaded by request
   std::optional<std::string> model_url_pattern;  // of those
+  bool management = false;                       // somebody said where it is to be had
 
   Runtime runtime = Runtime::kNative;
   std::string entry_point;            // of the Python handler: "model.py", or a module

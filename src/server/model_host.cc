@@ -42,7 +42,10 @@ struct ModelHost::Hosted {
   std::uint64_t memory_bytes = 0;
   std::unique_ptr<ModelMetrics> metrics;
   std::unique_ptr<ModelService> service;  // absent until it is prepared
+  PrepareModel prepare;                   // set: in the host's place
   bool being_prepared = false;
+  double prepared = 0;  // the fraction
+  std::string preparing = "waiting to be loaded";
   std::optional<Error> failure;  // it could not be prepared or loaded
   bool settled = false;          // it has been ready, or failed
   std::size_t answering = 0;     // requests
@@ -55,7 +58,7 @@ struct ModelHost::Hosted {
 
   ServiceHealth health() const {
     if (failure) return {ServiceState::kFailed, 0, failure->message, failure->code};
-    if (!service) return {ServiceState::kLoading, 0, "waiting to be loaded", {}};
+    if (!service) return {ServiceState::kLoading, prepared, preparing, {}};
     return service->health();
   }
   // Something of it is awaited.
@@ -150,8 +153,10 @@ void ModelHost::AddAtStartup(ModelRegistration registration, const PreparedModel
   hosted->service = model.make(*hosted->metrics);
 }
 
-void ModelHost::AddAtStartup(ModelRegistration registration) {
-  Add(std::move(registration))->at_startup = true;
+void ModelHost::AddAtStartup(ModelRegistration registration, PrepareModel prepare) {
+  const HostedPtr hosted = Add(std::move(registration));
+  hosted->at_startup = true;
+  hosted->prepare = std::move(prepare);
 }
 
 void ModelHost::Start() {
@@ -181,15 +186,20 @@ void ModelHost::Stop() {
 void ModelHost::PrepareNext() {
   if (stopped_) return;
   const bool busy = std::ranges::any_of(models_, [](const auto& hosted) { return hosted->being_prepared; });
-  const auto next = std::ranges::find_if(models_, [](const auto& hosted) {
-    return !hosted->service && !hosted->failure && !hosted->leaving;
-  });
+  const auto next = std::ranges::find_if(
+      models_, [](const auto& hosted) { return !hosted->service && !hosted->failure && !hosted->leaving; });
   Watch();
   if (busy || next == models_.end()) return;
   const HostedPtr hosted = *next;
   hosted->being_prepared = true;
   asio::post(preparing_, [this, hosted, free = FreeBytes(hosted.get())] {
-    auto prepared = prepare_(hosted->registration, free);
+    const auto progress = [this, &hosted](double fraction, std::string_view what) {
+      asio::post(io_, [hosted, fraction, text = std::string(what)] {
+        hosted->prepared = fraction;
+        hosted->preparing = text;
+      });
+    };
+    auto prepared = (hosted->prepare ? hosted->prepare : prepare_)(hosted->registration, free, progress);
     asio::post(io_, [this, hosted, prepared = std::move(prepared)]() mutable {
       OnPrepared(hosted, std::move(prepared));
     });
@@ -205,10 +215,11 @@ void ModelHost::OnPrepared(const HostedPtr& hosted, Result<PreparedModel> model)
   } else if (model->memory_bytes > free) {
     hosted->failure = Error{
         ErrorCode::kOutOfMemory,
-        fmt::format("model {} takes {:.2f} GiB, and {:.2f} of the {:.2f} GiB for models are free; unload another "
-                    "(DELETE /models/NAME), or take a smaller dtype or KV cache",
-                    Quoted(hosted->name()), static_cast<double>(model->memory_bytes) / kGiB,
-                    static_cast<double>(free) / kGiB, static_cast<double>(options_.memory_bytes) / kGiB)};
+        fmt::format(
+            "model {} takes {:.2f} GiB, and {:.2f} of the {:.2f} GiB for models are free; unload another "
+            "(DELETE /models/NAME), or take a smaller dtype or KV cache",
+            Quoted(hosted->name()), static_cast<double>(model->memory_bytes) / kGiB,
+            static_cast<double>(free) / kGiB, static_cast<double>(options_.memory_bytes) / kGiB)};
   } else if (!hosted->leaving) {
     hosted->memory_bytes = model->memory_bytes;
     hosted->service = model->make(*hosted->metrics);
@@ -284,7 +295,8 @@ ModelHost::HostedPtr ModelHost::Find(std::string_view name, std::string_view ver
 }
 
 Error ModelHost::NoSuchModel(std::string_view name) const {
-  return {ErrorCode::kNotFound, fmt::format("model {} is not here; GET /models lists those that are", Quoted(name))};
+  return {ErrorCode::kNotFound,
+          fmt::format("model {} is not here; GET /models lists those that are", Quoted(name))};
 }
 
 Result<ModelHost::HostedPtr> ModelHost::FindByPath(std::string_view rest) const {
@@ -328,9 +340,10 @@ Result<ModelHost::HostedPtr> ModelHost::FindByRequest(const ServiceRequest& requ
   HostedPtr found = Default();
   if (found) return found;
   if (models_.empty()) return Fail(ErrorCode::kNotFound, "no model is loaded; POST /models loads one");
-  return Fail(ErrorCode::kInvalidArgument,
-              "several models are here: name one by /predictions/NAME, ?model_name=NAME, or \"model\" in a body of "
-              "OpenAI's; GET /models lists them");
+  return Fail(
+      ErrorCode::kInvalidArgument,
+      "several models are here: name one by /predictions/NAME, ?model_name=NAME, or \"model\" in a body of "
+      "OpenAI's; GET /models lists them");
 }
 
 // --- requests ---
@@ -357,20 +370,23 @@ Result<std::unique_ptr<Answering>> ModelHost::Manage(const ServiceRequest& reque
     ASSIGN_OR_RETURN(const ModelPage page, ParsePage(request.query));
     return at_once(List(page));
   }
-  const bool known = rest.empty() ? request.method == "POST" : request.method == "PUT" || request.method == "DELETE";
+  const bool known =
+      rest.empty() ? request.method == "POST" : request.method == "PUT" || request.method == "DELETE";
   if (!known) {
     const char* takes = rest.empty() ? "GET, HEAD, POST" : "GET, HEAD, PUT, DELETE";
-    HttpAnswer answer = ErrorAnswer(
-        Dialect::kSageMaker, {ErrorCode::kInvalidArgument, fmt::format("{} takes {}", request.path, takes)}, 405);
+    HttpAnswer answer =
+        ErrorAnswer(Dialect::kSageMaker,
+                    {ErrorCode::kInvalidArgument, fmt::format("{} takes {}", request.path, takes)}, 405);
     answer.headers.emplace_back("Allow", takes);
     return at_once(std::move(answer));
   }
   if (!options_.management) {
-    return at_once(ErrorAnswer(Dialect::kSageMaker,
-                               {ErrorCode::kPermissionDenied,
-                                "models are not loaded, changed or unloaded by request here; the server's operator "
-                                "allows it with --management on"},
-                               kForbidden));
+    return at_once(
+        ErrorAnswer(Dialect::kSageMaker,
+                    {ErrorCode::kPermissionDenied,
+                     "models are not loaded, changed or unloaded by request here; the server's operator "
+                     "allows it with --management on"},
+                    kForbidden));
   }
   if (request.method == "POST") return Register(request, std::move(wake));
   if (request.method == "PUT") return at_once(Tune(rest, request.query));
@@ -404,15 +420,16 @@ Result<HttpAnswer> ModelHost::Tune(std::string_view rest, std::string_view query
   RETURN_IF_ERROR(hosted->service->Tune(tuning));
   ModelReport report;
   hosted->service->Describe(report);
-  return StatusAnswer(fmt::format("Model {} has {} to {} workers.", Quoted(hosted->name()), report.min_workers,
-                                  report.max_workers));
+  return StatusAnswer(fmt::format("Model {} has {} to {} workers.", Quoted(hosted->name()),
+                                  report.min_workers, report.max_workers));
 }
 
 Result<std::unique_ptr<Answering>> ModelHost::Register(const ServiceRequest& request,
                                                        std::function<void()> wake) {
   ASSIGN_OR_RETURN(ModelRegistration registration, ParseRegistration(request.query, request.body));
   if (options_.url_pattern && !std::regex_match(registration.url, *options_.url_pattern))
-    return Fail(ErrorCode::kInvalidArgument, "url: does not match model_url_pattern, which the operator has set");
+    return Fail(ErrorCode::kInvalidArgument,
+                "url: does not match model_url_pattern, which the operator has set");
   for (const HostedPtr& hosted : models_) {
     if (hosted->name() != registration.name || hosted->registration.version != registration.version) continue;
     if (!hosted->failure || hosted->leaving || hosted->at_startup)
@@ -433,7 +450,8 @@ Result<std::unique_ptr<Answering>> ModelHost::Register(const ServiceRequest& req
   }
   return std::make_unique<ManagementAnswering>(hosted, wake, [hosted]() -> std::optional<HttpAnswer> {
     if (hosted->leaving)
-      return ErrorAnswer(Dialect::kSageMaker, {ErrorCode::kCancelled, "the model was unloaded meanwhile"}, 409);
+      return ErrorAnswer(Dialect::kSageMaker, {ErrorCode::kCancelled, "the model was unloaded meanwhile"},
+                         409);
     if (!hosted->settled) return std::nullopt;
     if (hosted->failure) return ErrorAnswer(Dialect::kSageMaker, *hosted->failure);
     return StatusAnswer(fmt::format("Model {} registered.", Quoted(hosted->name())));
@@ -516,7 +534,8 @@ ServiceHealth ModelHost::health() const {
       all.state = ServiceState::kFailed;
     } else if (all.state != ServiceState::kFailed && health.state == ServiceState::kLoading) {
       all.state = ServiceState::kLoading;
-    } else if (all.state == ServiceState::kReady && health.state == ServiceState::kRestarting && !one_serves) {
+    } else if (all.state == ServiceState::kReady && health.state == ServiceState::kRestarting &&
+               !one_serves) {
       all.state = ServiceState::kRestarting;
     }
   }

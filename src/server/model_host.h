@@ -5,8 +5,9 @@
 //       └───────────┴─▶ failed
 //
 // A model that was asked for and cannot be loaded is forgotten, where the answer to its request said why; one
-// that was asked for with synchronous=false stays listed as FAILED. One that leaves takes nothing new, and goes when what it has is
-// answered. Whether memory holds a model is computed before it is loaded: memory is set aside for each.
+// that was asked for with synchronous=false stays listed as FAILED. One that leaves takes nothing new, and
+// goes when what it has is answered. Whether memory holds a model is computed before it is loaded: memory is
+// set aside for each.
 #pragma once
 
 #include <boost/asio.hpp>
@@ -21,6 +22,7 @@
 #include <string>
 #include <vector>
 
+#include "model/weights.h"
 #include "server/metrics.h"
 #include "server/service.h"
 
@@ -33,16 +35,16 @@ struct PreparedModel {
   std::function<std::unique_ptr<ModelService>(ModelMetrics&)> make;
 };
 
-// Called on a thread of its own, one at a time: it may fetch an archive. `free_bytes`: what is not set aside
-// for others.
-using PrepareModel =
-    std::function<Result<PreparedModel>(const ModelRegistration& registration, std::uint64_t free_bytes)>;
+// Called on a thread of its own, one at a time: it may fetch files, and says how far it is. `free_bytes`:
+// what is not set aside for others.
+using PrepareModel = std::function<Result<PreparedModel>(
+    const ModelRegistration& registration, std::uint64_t free_bytes, const LoadProgress& progress)>;
 
 struct ModelHostOptions {
   bool management = false;         // models may be loaded and unloaded by request
   bool sagemaker_answers = false;  // GET /models/{name} answers as SageMaker's multi-model contract has it
   std::uint64_t memory_bytes = 0;  // that models may take together
-  std::optional<std::regex> url_pattern;  // of models that are asked for
+  std::optional<std::regex> url_pattern;            // of models that are asked for
   std::chrono::milliseconds drain_timeout{30'000};  // what a model that leaves may still take to answer
 };
 
@@ -55,7 +57,8 @@ class ModelHost final : public Service {
 
   // A model that the server starts with; before Start.
   void AddAtStartup(ModelRegistration registration, const PreparedModel& model);
-  void AddAtStartup(ModelRegistration registration);  // to be prepared
+  // One that is still to be prepared; without `prepare`, as those are that are asked for.
+  void AddAtStartup(ModelRegistration registration, PrepareModel prepare = nullptr);
 
   void Start();
   void Stop();

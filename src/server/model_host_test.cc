@@ -47,7 +47,8 @@ struct Script {
 
 class FakeModel final : public ModelService {
  public:
-  FakeModel(std::string name, std::shared_ptr<Script> script) : name_(std::move(name)), script_(std::move(script)) {}
+  FakeModel(std::string name, std::shared_ptr<Script> script)
+      : name_(std::move(name)), script_(std::move(script)) {}
   void Start() override { script_->started = true; }
   void Stop() override { script_->stopped = true; }
   bool Gone() override { return script_->gone; }
@@ -81,8 +82,10 @@ class ModelHostTest : public testing::Test {
   void Start(std::initializer_list<const char*> models = {}) {
     host_ = std::make_unique<ModelHost>(
         io_, metrics_,
-        [this](const ModelRegistration& registration, std::uint64_t free) -> Result<PreparedModel> {
+        [this](const ModelRegistration& registration, std::uint64_t free,
+               const LoadProgress& progress) -> Result<PreparedModel> {
           free_seen_ = free;
+          progress(0.5, "half of it");
           if (registration.url == "/absent") return Fail(ErrorCode::kNotFound, "/absent: no such directory");
           return PreparedModel{registration.url == "/large" ? 70U : 10U, [this, registration](ModelMetrics&) {
                                  return MakeModel(registration.name + registration.version);
@@ -149,7 +152,8 @@ class ModelHostTest : public testing::Test {
 TEST_F(ModelHostTest, OneModelAnswersWhateverItIsCalled) {
   Start({"opt"});
   EXPECT_TRUE(scripts_["opt"]->started);
-  for (const char* path : {"/invocations", "/v1/completions", "/generate", "/predictions/opt", "/models/opt/invoke"})
+  for (const char* path :
+       {"/invocations", "/v1/completions", "/generate", "/predictions/opt", "/models/opt/invoke"})
     EXPECT_EQ(Ask("POST", path, "", R"({"model": "gpt"})").body, "opt") << path;
   EXPECT_EQ(Ask("POST", "/predictions/bloom").status, 404);
 }
@@ -211,7 +215,8 @@ TEST_F(ModelHostTest, WhatCannotBeLoadedIsToldAndForgotten) {
   EXPECT_EQ(Ask("POST", "/models", "url=/absent").status, 404);
   EXPECT_EQ(Ask("GET", "/models/absent").status, 404);
   scripts_["bad"] = std::make_shared<Script>();
-  scripts_["bad"]->health = {ServiceState::kFailed, 0, "config.json: no architecture", ErrorCode::kUnsupported};
+  scripts_["bad"]->health = {ServiceState::kFailed, 0, "config.json: no architecture",
+                             ErrorCode::kUnsupported};
   const HttpAnswer answer = Ask("POST", "/models", "url=/bad");
   EXPECT_EQ(answer.status, 400);
   EXPECT_THAT(answer.body, HasSubstr("no architecture"));

@@ -189,7 +189,7 @@ constexpr Setting kSettings[] = {
      .help = "Where to listen", .effect = "--host and --port; https is refused: put a proxy in front"},
     {.name = "SAGEMAKER_BIND_TO_PORT", .scope = kEnvironment, .use = kHonoured, .type = kInteger, .minimum = 1, .maximum = 65535, .flag = "--port",
      .help = "The port that SageMaker talks to; wins over inference_address"},
-    {.name = "management_address", .scope = kServer, .use = kIgnored, .type = kAddress, .default_value = "http://127.0.0.1:8080", .help = "Where to listen for model management", .effect = "Models are managed at the address where requests are answered, where --management allows it"},
+    {.name = "management_address", .scope = kServer, .use = kMapped, .type = kAddress, .flag = "--management", .help = "Where to listen for model management", .effect = "--management on, at the address where requests are answered"},
     {.name = "cluster_address", .scope = kServer, .use = kIgnored, .help = "Where to listen for other hosts", .effect = "Open MPI connects the hosts (--hostfile)"},
     {.name = "model_store", .scope = kServer, .use = kHonoured, .default_value = "/opt/ml/model, if there", .help = "The directory to serve, where none is named"},
     {.name = "load_models", .scope = kServer, .use = kMapped, .default_value = "ALL", .flag = "--model-name", .help = "What to load: ALL, NONE, or name:version:engine=path, several with commas between them", .effect = "One: --model-name, and its path is the directory's business. Several, or none, are loaded as they are named; ALL takes each directory and archive of a store that holds nothing else"},

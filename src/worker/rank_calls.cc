@@ -87,10 +87,11 @@ Result<RankCall> RankCalls::Meet(const Result<RankCall>& mine) {
   if (const std::size_t failed = first(kError); failed < texts.size()) return ErrorOf(failed, texts[failed]);
   for (std::size_t rank = 1; rank < texts.size(); ++rank) {
     if (texts[rank] == texts[0] || Is(texts[rank], kFollow)) continue;
-    return Fail(ErrorCode::kInvalidArgument,
-                "rank {} calls the model otherwise than rank 0: every rank must make the same calls, with the "
-                "same prompts and options, in the same order",
-                rank);
+    return Fail(
+        ErrorCode::kInvalidArgument,
+        "rank {} calls the model otherwise than rank 0: every rank must make the same calls, with the "
+        "same prompts and options, in the same order",
+        rank);
   }
   return RankCall(texts[0]);
 }

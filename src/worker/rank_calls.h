@@ -1,6 +1,6 @@
-// Calls that the programs of all ranks of a model make alike, as a model.py does that runs on every rank: rank 0's
-// engine computes, the others follow it, and all of them get the same events. Left out: who starts the ranks, and
-// whose turn it is within one.
+// Calls that the programs of all ranks of a model make alike, as a model.py does that runs on every rank:
+// rank 0's engine computes, the others follow it, and all of them get the same events. Left out: who starts
+// the ranks, and whose turn it is within one.
 //
 //   every rank:  Meet ── the same call? ──▶
 //   rank 0:      Submit with Share's sink ▸ steps ▸ … ▸ after the last event: the end, and all events
@@ -48,16 +48,18 @@ class RankCalls {
   // `world` must outlive it.
   explicit RankCalls(Communicator& world) : world_(world) {}
 
-  // Collective. Rank 0's call, where all ranks make that; one rank's error instead of a call is every rank's error, and
-  // each may go on to the next call. kInvalidArgument: they make different calls.
+  // Collective. Rank 0's call, where all ranks make that; one rank's error instead of a call is every rank's
+  // error, and each may go on to the next call. kInvalidArgument: they make different calls.
   //
-  // When one closes, all of them are over, whatever call they came with: kUnavailable on those that have not closed. Then
-  // rank 0 ends its engine, the others Follow to that end, and nobody meets any more. So it is when a rank is lost.
+  // When one closes, all of them are over, whatever call they came with: kUnavailable on those that have not
+  // closed. Then rank 0 ends its engine, the others Follow to that end, and nobody meets any more. So it is
+  // when a rank is lost.
   Result<RankCall> Meet(const Result<RankCall>& mine);
   bool over() const { return over_; }
 
-  // Rank 0: the sink for a call's requests, so many. It passes their events on to `sink`; the others have theirs before the
-  // very last is passed on. The engine must have no other requests meanwhile, and its steps one at a time.
+  // Rank 0: the sink for a call's requests, so many. It passes their events on to `sink`; the others have
+  // theirs before the very last is passed on. The engine must have no other requests meanwhile, and its steps
+  // one at a time.
   std::shared_ptr<EventSink> Share(std::size_t requests, std::shared_ptr<EventSink> sink);
 
   // Other ranks: computes what rank 0 says until the call's end. Then `sink` gets all its events.
