@@ -22,7 +22,7 @@ import sys
 import threading
 import traceback
 
-from . import answers, environment, frames
+from . import answers, environment, forms, frames
 from .inputs import Input
 from .outputs import Output
 from .pair_list import PairList
@@ -116,7 +116,7 @@ class Worker:
         number, properties, content = payload.u64(), payload.pairs(), PairList()
         for _ in range(payload.u32()):
             content.add(payload.text() or None, payload.bytes())
-        return number, Input(properties, content)
+        return number, Input(properties, forms.unfold(properties, content))
 
     # --- the main thread ---
 

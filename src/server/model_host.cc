@@ -50,6 +50,7 @@ struct ModelHost::Hosted {
   bool settled = false;          // it has been ready, or failed
   std::size_t answering = 0;     // requests
   bool leaving = false;
+  bool stopping = false;  // its last answers are sent, or were given up
   bool gone = false;
   std::chrono::steady_clock::time_point leave_by;
   std::list<std::function<void()>> waiting;  // called whenever the state may have changed
@@ -160,7 +161,6 @@ void ModelHost::AddAtStartup(ModelRegistration registration, PrepareModel prepar
 }
 
 void ModelHost::Start() {
-  started_ = true;
   for (const HostedPtr& hosted : models_) {
     if (hosted->service) hosted->service->Start();
   }
@@ -269,8 +269,11 @@ void ModelHost::Look() {
     const bool refused = hosted->failure && !hosted->at_startup && hosted->registration.synchronous;
     if (hosted->leaving && !hosted->being_prepared) {
       const bool late = std::chrono::steady_clock::now() >= hosted->leave_by;
-      if (hosted->service && (hosted->answering == 0 || late)) hosted->service->Stop();
-      hosted->gone = !hosted->service || ((hosted->answering == 0 || late) && hosted->service->Gone());
+      if (hosted->service && !hosted->stopping && (hosted->answering == 0 || late)) {
+        hosted->stopping = true;
+        hosted->service->Stop();
+      }
+      hosted->gone = !hosted->service || (hosted->stopping && hosted->service->Gone());
       if (hosted->gone) spdlog::info("model {} is unloaded", hosted->name());
     }
     if (hosted->gone || refused) models_.remove(hosted);

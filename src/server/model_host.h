@@ -108,7 +108,6 @@ class ModelHost final : public Service {
   boost::asio::thread_pool preparing_{1};
   boost::asio::steady_timer watch_timer_;
   bool watching_ = false;
-  bool started_ = false;
   bool stopped_ = false;
 };
 

@@ -82,7 +82,7 @@ void EngineClient::Start() {
 
 void EngineClient::Stop() {
   state_ = State::kStopped;
-  status_text_ = "the server is shutting down";
+  status_text_ = "the model is being shut down";
   ++generation_;
   CloseSockets();
   timer_.cancel();

@@ -147,11 +147,11 @@ TEST_F(EngineClientTest, StopEndsTheProcessAndTheRequests) {
   ASSERT_TRUE(Until([&] { return !heard.words.empty(); }));
   const pid_t pid = client.pid();
   client.Stop();
-  EXPECT_THAT(heard.words, ElementsAre("prompt", "failed: unavailable: the server is shutting down"));
+  EXPECT_THAT(heard.words, ElementsAre("prompt", "failed: unavailable: the model is being shut down"));
   Heard late;
   Submit(Request(), late);
   ASSERT_TRUE(Until([&] { return late.ended(); }));
-  EXPECT_THAT(late.words, ElementsAre("failed: unavailable: the server is shutting down"));
+  EXPECT_THAT(late.words, ElementsAre("failed: unavailable: the model is being shut down"));
   EXPECT_EQ(client.state(), State::kStopped);
   client_.reset();
   EXPECT_NE(::kill(pid, 0), 0) << "nothing is left of the process";

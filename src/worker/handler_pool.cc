@@ -65,7 +65,7 @@ void HandlerPool::Tune(const Tuning& tuning) {
 
 void HandlerPool::Stop() {
   stopped_ = true;
-  status_text_ = "the server is shutting down";
+  status_text_ = "the model is being shut down";
   for (Worker& worker : workers_) {
     worker.timer.cancel();
     if (worker.process) worker.process->Abandon();

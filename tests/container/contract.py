@@ -220,6 +220,25 @@ def what_is_fetched_lies_under_tmp(podman, weights, folder):
     print(f"an archive is unpacked below /tmp ({places[0].split('/')[2]}) and served")
 
 
+def models_come_and_go(podman, weights):
+    """SageMaker's multi-model contract; and that nobody else may have an image load code. Each line of the log is an object."""
+    with Container(podman, *nobody(), model=weights) as container:
+        container.wait_ready()
+        assert container.request("POST", "/models", {"model_name": "a", "url": "/opt/ml/model"})[0] == 403
+        container.stop()
+    mount = ["--volume", f"{weights}:/opt/ml/models/a/model:ro"]
+    with Container(podman, *nobody(), *mount, environment={"SAGEMAKER_MULTI_MODEL": "true", "OPTION_DTYPE": "fp32"}) as container:
+        container.wait_ready()
+        assert container.request("POST", "/models", {"model_name": "a", "url": "/opt/ml/models/a/model"})[0] == 200
+        status, answer = container.request("POST", "/models/a/invoke", BODY)
+        assert status == 200 and generated(json.loads(answer)) == GOLDEN["text"], answer
+        assert container.request("DELETE", "/models/a")[0] == 200
+        container.stop()
+        events = [json.loads(line) for line in container.log().splitlines()]
+        assert any(event.get("path") == "/models/a/invoke" for event in events), events
+    print("SageMaker's multi-model contract: a model loaded, asked and unloaded; without it 403; logs are lines of JSON")
+
+
 def two_hosts_share_a_model(podman, weights, folder):
     """As deploy/kubernetes/hosts.yaml starts them, but for the volumes."""
     if "host" in podman.run_options:
@@ -275,6 +294,7 @@ def main():
         a_handler_runs(podman, folder)
         two_ranks_serve(podman, weights)
         what_is_fetched_lies_under_tmp(podman, weights, folder)
+        models_come_and_go(podman, weights)
         two_hosts_share_a_model(podman, weights, folder)
         root_and_another_port(podman)
 
