@@ -407,8 +407,8 @@ TEST_F(HandlerPoolTest, StoppingFailsWhatIsUnfinishedAndLeavesNoProcess) {
   const pid_t pid = pool_->worker_statuses().front().pid;
   pool_->Stop();
   EXPECT_NE(::kill(pid, 0), 0);
-  EXPECT_THAT(heard_["working"].failed, HasSubstr("shutting down"));
-  EXPECT_THAT(heard_["queued"].failed, HasSubstr("shutting down"));
+  EXPECT_THAT(heard_["working"].failed, HasSubstr("being shut down"));
+  EXPECT_THAT(heard_["queued"].failed, HasSubstr("being shut down"));
 }
 
 TEST_F(HandlerPoolTest, EveryRankGetsEveryRequestAndRankZeroAnswers) {
