@@ -234,12 +234,12 @@ void AddServe(CLI::App& app) {
       "Memory that models may take together, such as 12GiB; one that would not fit is refused with "
       "507; default: what is free at the start");
   command->callback([flags, command] {
-    const ServeFlags typed = *flags;
     const CommandLine given = GivenFlags(*command);
-    flags->shown_url = flags->model.model;
-    ExitOnError(TakeModel(*flags));
-    ExitOnError(TakeDeployment(*flags, given, ProcessEnvironment()));
-    ExitOnError(Serve(*flags, typed, given));
+    ServeFlags taken = *flags;
+    taken.shown_url = flags->model.model;
+    ExitOnError(TakeModel(taken));
+    ExitOnError(TakeDeployment(taken, given, ProcessEnvironment()));
+    ExitOnError(Serve(taken, *flags, given));
   });
 }
 

@@ -190,7 +190,7 @@ void ModelHost::PrepareNext() {
       models_, [](const auto& hosted) { return !hosted->service && !hosted->failure && !hosted->leaving; });
   Watch();
   if (busy || next == models_.end()) return;
-  const HostedPtr hosted = *next;
+  const HostedPtr& hosted = *next;
   hosted->being_prepared = true;
   asio::post(preparing_, [this, hosted, free = FreeBytes(hosted.get())] {
     const auto progress = [this, &hosted](double fraction, std::string_view what) {
