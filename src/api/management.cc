@@ -176,6 +176,7 @@ Result<ModelTuning> ParseTuning(std::string_view query) {
 }
 
 std::string ModelNameOf(std::string_view url) {
+  if (url.find("://") != std::string_view::npos) url = url.substr(0, url.find_first_of("?#"));
   while (url.ends_with('/')) url.remove_suffix(1);
   url.remove_prefix(url.find_last_of('/') + 1);  // npos + 1 is 0
   for (const std::string_view suffix : {".tar.gz", ".tgz", ".tar", ".zip"}) {

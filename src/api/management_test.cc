@@ -52,6 +52,7 @@ TEST(ParseRegistration, NameIsTheUrlsLastPart) {
   EXPECT_EQ(ModelNameOf("s3://bucket/prefix/opt-30b/"), "opt-30b");
   EXPECT_EQ(ModelNameOf("/models/mlp.tar.gz"), "mlp");
   EXPECT_EQ(ModelNameOf("a.b.zip"), "a.b");
+  EXPECT_EQ(ModelNameOf("https://host/m/opt.tar.gz?X-Signature=a/b"), "opt");
   EXPECT_EQ(ModelNameOf("facebook/opt-125m"), "opt-125m");
   EXPECT_EQ(ModelNameOf("/"), "");
 }

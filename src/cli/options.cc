@@ -47,7 +47,8 @@ Result<std::optional<Placement>> PlacementFlags(const ModelFlags& flags) {
 void AddModelArgument(CLI::App& command, ModelFlags& flags) {
   command
       .add_option("model", flags.model,
-                  "Model directory (Hugging Face layout), s3://BUCKET/PREFIX of one, a .tar.gz or .zip of "
+                  "Model directory (Hugging Face layout), s3://BUCKET/PREFIX of one, a .tar.gz or .zip (also "
+                  "http(s)://) of "
                   "one, or ORG/NAME "
                   "on the Hugging Face hub; without, the built-in demo model")
       ->option_text("[MODEL]");

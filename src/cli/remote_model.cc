@@ -6,6 +6,7 @@
 #include <fstream>
 #include <optional>
 
+#include "api/management.h"
 #include "base/log.h"
 #include "cli/commands.h"
 #include "cli/session.h"
@@ -13,6 +14,7 @@
 #include "storage/folder_lock.h"
 #include "storage/hub.h"
 #include "storage/s3_source.h"
+#include "storage/url_archive.h"
 #include "worker/scratch_folder.h"
 
 namespace bloomery {
@@ -212,6 +214,19 @@ Status UnpackLocal(ModelFlags& flags) {
   return {};
 }
 
+Status FetchUrl(ModelFlags& flags, const LoadProgress& progress) {
+  std::signal(SIGPIPE, SIG_IGN);
+  ASSIGN_OR_RETURN(const fs::path cache, CacheFolder(flags));
+  const auto http = MakeHttpClient();
+  const auto directory =
+      FetchUrlArchive(*http, flags.model, cache / "http", LineFor(progress), {}, &InterruptGuard::flag());
+  EndLine(progress);
+  if (!directory) return Interrupted(directory.error(), progress);
+  flags.known_as = ModelNameOf(flags.model);
+  flags.model = directory->string();
+  return {};
+}
+
 // Larger objects beside a set's shards are not read by anybody.
 constexpr std::uint64_t kMaxSmallBytes = 64U << 20U;
 
@@ -256,6 +271,11 @@ Status FetchModel(ModelFlags& flags, const LoadProgress& progress) {
   if (flags.load_format == kStreamFormat)
     return Fail(ErrorCode::kInvalidArgument, "--load-format {} goes with a MODEL s3://BUCKET/PREFIX",
                 kStreamFormat);
+  if (IsHttpUrl(flags.model)) {
+    std::optional<InterruptGuard> guard;
+    if (!progress) guard.emplace();
+    return FetchUrl(flags, progress);
+  }
   if (IsArchiveName(flags.model) && fs::is_regular_file(flags.model, ignored)) {
     std::optional<InterruptGuard> guard;
     if (!progress) guard.emplace();

@@ -9,6 +9,7 @@
 #include "server/engine_service.h"
 #include "server/handler_service.h"
 #include "server/setting_text.h"
+#include "storage/url_archive.h"
 
 namespace bloomery {
 namespace {
@@ -166,9 +167,10 @@ Result<PreparedModel> PrepareOne(asio::io_context& io, ServeFlags flags, Command
   RETURN_IF_ERROR(CheckEngineName(registration.engine));
   std::string_view url = registration.url;
   if (url.starts_with("file://")) url.remove_prefix(7);
-  if (url.find("://") != std::string_view::npos && !url.starts_with("s3://"))
+  if (url.find("://") != std::string_view::npos && !url.starts_with("s3://") && !IsHttpUrl(url))
     return Fail(ErrorCode::kUnsupported,
-                "url: must be a directory, an archive, s3://BUCKET/PREFIX, or a hub's id");
+                "url: must be a directory, an archive (of this host, or http(s)://), s3://BUCKET/PREFIX, or "
+                "a hub's id");
   flags.model.model = url;
   given["--model-name"] = flags.name = registration.name;
   TakeTuning(registration.tuning, flags, given);
