@@ -57,7 +57,8 @@ class ArchiveSink final : public BodySink {
   Status Begin(const HttpResponse& head) override {
     const std::string version = VersionOf(head);
     if (head.status == 206) {
-      if (version == version_ && head.Header("content-range").starts_with(fmt::format("bytes {}-", at_))) return {};
+      if (version == version_ && head.Header("content-range").starts_with(fmt::format("bytes {}-", at_)))
+        return {};
       return Fail(ErrorCode::kCorrupt, "{}: was not answered with the range that was asked for", name_);
     }
     version_ = version;
@@ -126,7 +127,8 @@ Result<HttpResponse> Get(HttpClient& http, std::string url, ArchiveSink& sink) {
     ASSIGN_OR_RETURN(HttpResponse answer, http.Perform(request));
     const std::string location(answer.Header("location"));
     if (answer.status / 100 != 3 || location.empty()) return answer;
-    if (hops == kMaxRedirects) return Fail(ErrorCode::kUnavailable, "{}: too many redirects", WithoutQuery(url));
+    if (hops == kMaxRedirects)
+      return Fail(ErrorCode::kUnavailable, "{}: too many redirects", WithoutQuery(url));
     const std::string next = location.starts_with("/") ? OriginOf(url) + location : location;
     if (!IsHttpUrl(next) || (url.starts_with("https://") && !next.starts_with("https://")))
       return Fail(ErrorCode::kPermissionDenied, "{}: redirects to where no file may be taken from",
@@ -140,9 +142,11 @@ Status Judge(const HttpResponse& answer, const std::string& name) {
   if (status / 100 == 2) return {};
   if (status == 404 || status == 410) return Fail(ErrorCode::kNotFound, "{}: not found ({})", name, status);
   if (status == 401 || status == 403)
-    return Fail(ErrorCode::kPermissionDenied, "{}: refused with {}; a signed URL may have expired", name, status);
+    return Fail(ErrorCode::kPermissionDenied, "{}: refused with {}; a signed URL may have expired", name,
+                status);
   const bool passing = status == 429 || status / 100 == 5;
-  return Fail(passing ? ErrorCode::kUnavailable : ErrorCode::kInvalidArgument, "{}: answered with {}", name, status);
+  return Fail(passing ? ErrorCode::kUnavailable : ErrorCode::kInvalidArgument, "{}: answered with {}", name,
+              status);
 }
 
 // Until all of it is there. What was cut short goes on; what brings nothing any more is given up.

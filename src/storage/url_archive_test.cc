@@ -98,7 +98,8 @@ TEST_F(UrlArchiveTest, WhatHasChangedMeanwhileBeginsAnew) {
 TEST_F(UrlArchiveTest, RedirectsAreFollowedWhereTheyAreSafe) {
   std::string to = "https://store/blob";
   FakeHttp http([&](const HttpRequest& request) {
-    return FakeHttp::Answer{request.url == "https://store/blob" ? Whole() : HttpResponse{302, {{"location", to}}}};
+    return FakeHttp::Answer{request.url == "https://store/blob" ? Whole()
+                                                                : HttpResponse{302, {{"location", to}}}};
   });
   EXPECT_TRUE(Fetch(http));
   for (const char* bad : {"http://store/blob", "file:///etc/passwd", "ftp://x/y"}) {
@@ -129,7 +130,8 @@ TEST_F(UrlArchiveTest, WhatIsTooLargeOrNoArchiveIsRefused) {
   EXPECT_EQ(Fetch(large, {.max_bytes = 10}).error().code, ErrorCode::kTooLarge);
   FakeHttp endless([&](const HttpRequest&) { return FakeHttp::Answer{{200, {}, archive_}}; });
   EXPECT_EQ(Fetch(endless, {.max_bytes = 10}).error().code, ErrorCode::kTooLarge) << "without a length";
-  FakeHttp page([&](const HttpRequest&) { return FakeHttp::Answer{{200, {}, "<html>please log in</html>"}}; });
+  FakeHttp page(
+      [&](const HttpRequest&) { return FakeHttp::Answer{{200, {}, "<html>please log in</html>"}}; });
   EXPECT_EQ(Fetch(page).error().code, ErrorCode::kCorrupt);
   ExpectNothing();
 }
