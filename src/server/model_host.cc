@@ -383,14 +383,15 @@ Result<std::unique_ptr<Answering>> ModelHost::Manage(const ServiceRequest& reque
     answer.headers.emplace_back("Allow", takes);
     return at_once(std::move(answer));
   }
-  if (!options_.management) {
-    return at_once(
-        ErrorAnswer(Dialect::kSageMaker,
-                    {ErrorCode::kPermissionDenied,
-                     "models are not loaded, changed or unloaded by request here; the server's operator "
-                     "allows it with --management on"},
-                    kForbidden));
-  }
+  const auto forbidden = [&](const char* why) {
+    return at_once(ErrorAnswer(Dialect::kSageMaker, {ErrorCode::kPermissionDenied, why}, kForbidden));
+  };
+  if (!options_.management)
+    return forbidden(
+        "models are not loaded, changed or unloaded by request here; the server's operator allows it with "
+        "--management on");
+  // A page of another site that somebody on this host looks at can send requests, but not without this.
+  if (!request.Header("Origin").empty()) return forbidden("models are not managed from web pages");
   if (request.method == "POST") return Register(request, std::move(wake));
   if (request.method == "PUT") return at_once(Tune(rest, request.query));
   return Unregister(rest, std::move(wake));

@@ -313,6 +313,17 @@ TEST_F(ModelHostTest, OperatorsMayForbidIt) {
   EXPECT_EQ(Ask("POST", "/models/a").status, 405);
 }
 
+TEST_F(ModelHostTest, PagesOfOtherSitesMayNot) {
+  Start({"a"});
+  for (const char* method : {"POST", "DELETE"}) {
+    ServiceRequest request =
+        Request(method, method == std::string("POST") ? "/models" : "/models/a", "url=/m");
+    request.headers = {{"origin", "https://elsewhere"}};
+    EXPECT_EQ(Ask(std::move(request)).status, 403) << method;
+  }
+  EXPECT_EQ(Ask("GET", "/models/m").status, 404);
+}
+
 TEST_F(ModelHostTest, UrlsMayBeRestricted) {
   options_.url_pattern.emplace("/models/.*");
   Start();
