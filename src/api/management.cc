@@ -22,6 +22,12 @@ std::string* Find(Parameters& parameters, std::string_view name) {
   return found == parameters.end() ? nullptr : &found->second;
 }
 
+Parameters QueryParameters(std::string_view query) {
+  Parameters parameters;
+  for (auto& [name, value] : ParseQuery(query)) parameters[name] = std::move(value);
+  return parameters;
+}
+
 Result<Parameters> BodyParameters(std::string_view body) {
   Parameters parameters;
   if (body.find_first_not_of(" \t\r\n") == std::string_view::npos) return parameters;
@@ -137,8 +143,9 @@ json::object ToJson(const ModelReport& model) {
 }  // namespace
 
 Result<ModelRegistration> ParseRegistration(std::string_view query, std::string_view body) {
-  ASSIGN_OR_RETURN(Parameters parameters, BodyParameters(body));
-  for (auto& [name, value] : ParseQuery(query)) parameters[name] = std::move(value);
+  Parameters parameters = QueryParameters(query);
+  ASSIGN_OR_RETURN(Parameters in_body, BodyParameters(body));
+  parameters.merge(in_body);  // what the query has stays
   const auto take = [&](std::string_view name) {
     std::string* text = Find(parameters, name);
     return text != nullptr ? std::move(*text) : std::string();
@@ -170,8 +177,7 @@ Result<ModelRegistration> ParseRegistration(std::string_view query, std::string_
 }
 
 Result<ModelTuning> ParseTuning(std::string_view query) {
-  Parameters parameters;
-  for (auto& [name, value] : ParseQuery(query)) parameters[name] = std::move(value);
+  Parameters parameters = QueryParameters(query);
   return TuningOf(parameters);
 }
 
@@ -186,8 +192,7 @@ std::string ModelNameOf(std::string_view url) {
 }
 
 Result<ModelPage> ParsePage(std::string_view query) {
-  Parameters parameters;
-  for (auto& [name, value] : ParseQuery(query)) parameters[name] = std::move(value);
+  Parameters parameters = QueryParameters(query);
   ModelPage page;
   ASSIGN_OR_RETURN(const auto limit, Number(parameters, "limit", 1));
   ASSIGN_OR_RETURN(const auto first, Number(parameters, "next_page_token", 0));

@@ -312,6 +312,16 @@ Result<ModelHost::HostedPtr> ModelHost::FindByPath(std::string_view rest) const 
   return std::unexpected(NoSuchModel(path));
 }
 
+std::vector<ModelHost::HostedPtr> ModelHost::VersionsMeant(std::string_view rest,
+                                                           const HostedPtr& found) const {
+  const std::string path = DecodePercents(rest);
+  std::vector<HostedPtr> versions;
+  for (const HostedPtr& hosted : models_) {
+    if (!hosted->leaving && (hosted->name() == path || hosted == found)) versions.push_back(hosted);
+  }
+  return versions;
+}
+
 ModelHost::HostedPtr ModelHost::Default() const {
   std::vector<HostedPtr> all;
   std::vector<HostedPtr> at_startup;
@@ -409,12 +419,9 @@ HttpAnswer ModelHost::List(ModelPage page) const {
 Result<HttpAnswer> ModelHost::DescribeOne(std::string_view rest) const {
   ASSIGN_OR_RETURN(const HostedPtr found, FindByPath(rest));
   if (options_.sagemaker_answers) return DescribeModelForSageMaker(Report(*found));
-  std::vector<ModelReport> versions;
-  for (const HostedPtr& hosted : models_) {
-    const bool meant = DecodePercents(rest) == hosted->name() || hosted == found;
-    if (meant && !hosted->leaving) versions.push_back(Report(*hosted));
-  }
-  return DescribeModel(versions);
+  std::vector<ModelReport> reports;
+  for (const HostedPtr& hosted : VersionsMeant(rest, found)) reports.push_back(Report(*hosted));
+  return DescribeModel(reports);
 }
 
 Result<HttpAnswer> ModelHost::Tune(std::string_view rest, std::string_view query) {
@@ -464,11 +471,8 @@ Result<std::unique_ptr<Answering>> ModelHost::Register(const ServiceRequest& req
 
 Result<std::unique_ptr<Answering>> ModelHost::Unregister(std::string_view rest, std::function<void()> wake) {
   ASSIGN_OR_RETURN(const HostedPtr found, FindByPath(rest));
-  std::vector<HostedPtr> versions;
-  for (const HostedPtr& hosted : models_) {
-    const bool meant = DecodePercents(rest) == hosted->name() || hosted == found;
-    if (!meant || hosted->leaving) continue;
-    versions.push_back(hosted);
+  std::vector<HostedPtr> versions = VersionsMeant(rest, found);
+  for (const HostedPtr& hosted : versions) {
     Leave(hosted);
     hosted->Wake();
   }

@@ -77,6 +77,8 @@ class ModelHost final : public Service {
   HostedPtr Find(std::string_view name, std::string_view version) const;
   // "name", or "name/version".
   Result<HostedPtr> FindByPath(std::string_view rest) const;
+  // Every version of it, where the path that `found` was found by names none.
+  std::vector<HostedPtr> VersionsMeant(std::string_view rest, const HostedPtr& found) const;
   // The model that a request which may leave it out means.
   Result<HostedPtr> FindByRequest(const ServiceRequest& request) const;
   HostedPtr Default() const;
