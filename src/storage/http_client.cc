@@ -35,8 +35,6 @@ struct Transfer {
   Status sink_status{};
 };
 
-std::string WithoutQuery(const std::string& url) { return url.substr(0, url.find('?')); }
-
 std::string_view Trim(std::string_view text) {
   while (!text.empty() && std::isspace(static_cast<unsigned char>(text.front())) != 0) text.remove_prefix(1);
   while (!text.empty() && std::isspace(static_cast<unsigned char>(text.back())) != 0) text.remove_suffix(1);
@@ -227,6 +225,17 @@ std::string_view HttpResponse::Header(std::string_view lower_case_name) const {
   }
   return {};
 }
+
+std::string OriginOf(std::string_view url) {
+  const std::size_t scheme = url.find("://");
+  if (scheme == std::string_view::npos) return "";
+  std::string origin(url.substr(0, url.find('/', scheme + 3)));
+  std::transform(origin.begin(), origin.end(), origin.begin(),
+                 [](unsigned char c) { return std::tolower(c); });
+  return origin;
+}
+
+std::string WithoutQuery(std::string_view url) { return std::string(url.substr(0, url.find_first_of("?#"))); }
 
 std::unique_ptr<HttpClient> MakeHttpClient() { return std::make_unique<CurlClient>(); }
 

@@ -67,6 +67,12 @@ class HttpClient {
   virtual Result<HttpResponse> Perform(const HttpRequest& request) = 0;
 };
 
+// "https://host:8080", in lower case; empty where the text is no URL.
+std::string OriginOf(std::string_view url);
+
+// For messages and names: a query may be a signature.
+std::string WithoutQuery(std::string_view url);
+
 // Certificates are checked against the system's store, or AWS_CA_BUNDLE. Proxies come from the usual
 // variables.
 std::unique_ptr<HttpClient> MakeHttpClient();

@@ -51,16 +51,6 @@ bool IsRevision(std::string_view text) {
              });
 }
 
-// "https://host:port", lower case as hosts are compared.
-std::string OriginOf(std::string_view url) {
-  const std::size_t scheme = url.find("://");
-  if (scheme == std::string_view::npos) return "";
-  std::string origin(url.substr(0, url.find('/', scheme + 3)));
-  std::transform(origin.begin(), origin.end(), origin.begin(),
-                 [](unsigned char c) { return std::tolower(c); });
-  return origin;
-}
-
 Status MakeFolder(const fs::path& folder) {
   std::error_code error;
   fs::create_directories(folder, error);
@@ -289,20 +279,15 @@ class Hub {
       if (answer.status / 100 != 3 || location.empty() || (!follow && OriginOf(location) != ""))
         return answer;
       if (hops == kMaxRedirects)
-        return Fail(ErrorCode::kUnavailable, "{}: too many redirects", WithoutQuery(request));
+        return Fail(ErrorCode::kUnavailable, "{}: too many redirects", WithoutQuery(request.url));
       const std::string next = location.starts_with("/") ? OriginOf(request.url) + location : location;
       const bool safe = next.starts_with("https://") ||
                         (next.starts_with("http://") && options_.endpoint.starts_with("http://"));
       if (!safe)
         return Fail(ErrorCode::kPermissionDenied, "{}: redirects to where no file may be taken from",
-                    WithoutQuery(request));
+                    WithoutQuery(request.url));
       request.url = next;
     }
-  }
-
-  // Without its query, which may be a signature.
-  static std::string WithoutQuery(const HttpRequest& request) {
-    return request.url.substr(0, request.url.find('?'));
   }
 
   Result<HttpResponse> Judged(const HttpRequest& request, Result<HttpResponse> answer, bool follow) const {
@@ -325,8 +310,8 @@ class Hub {
           "{}: the hub ({}) has no such model{}", what, options_.endpoint,
           options_.token.empty() ? ", or it is private: set HF_TOKEN" : " that HF_TOKEN's account may read");
     }
-    return Fail(ErrorCode::kUnavailable, "{}: {} was answered with status {}", what, WithoutQuery(request),
-                status);
+    return Fail(ErrorCode::kUnavailable, "{}: {} was answered with status {}", what,
+                WithoutQuery(request.url), status);
   }
 
   Status Wait(int attempt, const std::atomic<bool>* stop) const {

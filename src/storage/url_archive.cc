@@ -24,10 +24,6 @@ constexpr int kMaxRedirects = 5;
 constexpr int kIdleTries = 5;
 constexpr std::chrono::milliseconds kIdleWait{300};
 
-std::string WithoutQuery(const std::string& url) { return url.substr(0, url.find_first_of("?#")); }
-
-std::string OriginOf(const std::string& url) { return url.substr(0, url.find('/', url.find("://") + 3)); }
-
 std::string VersionOf(const HttpResponse& head) {
   for (const std::string_view name : {"etag", "last-modified"}) {
     if (const std::string_view value = head.Header(name); !value.empty()) return std::string(value);
